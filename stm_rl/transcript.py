@@ -1,0 +1,101 @@
+"""Transcripts: the raw material of every episode.
+
+A transcript is an ordered list of turns (of a dialogue, a story or a screenplay). A probe
+marks a turn that cannot be predicted well without earlier turns: its *evidence*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from stm_rl.errors import StmError
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn.
+
+    Attributes:
+        text: What was said or written; never blank.
+        speaker: Who said it (a role such as ``user``, or a name); empty for plain prose.
+        meta: What a generator or reader knows about the turn. Never part of an observation.
+    """
+
+    text: str
+    speaker: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Reject turns that hold no text."""
+        if not self.text.strip():
+            raise StmError("a turn has no text; leave blank turns out of the transcript")
+
+    def __str__(self) -> str:
+        return f"{self.speaker}: {self.text}" if self.speaker else self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A turn that depends on earlier turns.
+
+    Attributes:
+        turn: Index of the dependent turn in its transcript.
+        evidence: Indices of the earlier turns it depends on, ascending.
+        answer: The part of the dependent turn's text that the evidence determines.
+        stale: Indices of earlier turns that once held the answer and no longer do.
+    """
+
+    turn: int
+    evidence: tuple[int, ...]
+    answer: str = ""
+    stale: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Reject evidence that does not precede the dependent turn."""
+        if not self.evidence:
+            raise StmError(f"the probe at turn {self.turn} names no evidence; give at least one earlier turn")
+        for index in (*self.evidence, *self.stale):
+            if not 0 <= index < self.turn:
+                raise StmError(
+                    f"the probe at turn {self.turn} points to turn {index}; "
+                    f"expected an earlier turn, 0 to {self.turn - 1}"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """An ordered list of turns, with the probes that are known about it.
+
+    Attributes:
+        turns: At least two turns: one to act on and one to predict.
+        probes: Known dependencies, by ascending turn; empty for raw text.
+        id: Name used in logs, traces and errors.
+        meta: Anything a generator or reader wants to keep with it.
+    """
+
+    turns: tuple[Turn, ...]
+    probes: tuple[Probe, ...] = ()
+    id: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Reject transcripts that cannot make an episode."""
+        if len(self.turns) < 2:
+            raise StmError(
+                f"transcript {self.id or '(unnamed)'} has {len(self.turns)} turn(s); "
+                "expected at least 2: one to act on and one to predict"
+            )
+        for probe in self.probes:
+            if probe.turn >= len(self.turns):
+                raise StmError(
+                    f"transcript {self.id or '(unnamed)'} has a probe at turn {probe.turn} "
+                    f"but only {len(self.turns)} turns"
+                )
+
+    def __len__(self) -> int:
+        return len(self.turns)
+
+    def __str__(self) -> str:
+        return "\n".join(str(turn) for turn in self.turns)
