@@ -79,7 +79,7 @@ class Corpus:
             )
             if self.rng.random() < random_words:
                 world = replace(world, lexicon=self.random_lexicon())
-            transcript = world.generate(int(self.rng.integers(10**6, 2**31)))
+            transcript = world.generate(int(self.rng.integers(2**40, 2**60)))
             if len(self.transcripts) < 3000:
                 self.transcripts.append(transcript)
             else:
@@ -153,7 +153,7 @@ class Corpus:
                 other = self.transcript(random_words)
                 reads.append(other.turns[int(self.rng.integers(len(other)))])
         turn = transcript.turns[index]
-        context = FORMAT.context(reads, transcript.turns[start:index], turn.speaker)
+        context = FORMAT.context(map(line, reads), map(line, transcript.turns[start:index]), turn.speaker)
         return [(context, False), (target(turn) + "\n", True)]
 
     def whole(self, random_words: float) -> Sample:
@@ -170,7 +170,7 @@ class Corpus:
         """Yield samples for a moment of training (0 at its start, 1 at its end)."""
         random_words = 0.9 if progress < 0.4 else 0.3
         drills = 0.8 if progress < 0.25 else (0.4 if progress < 0.5 else 0.1)
-        whole = 0.0 if progress < 0.5 else 0.05
+        whole = 0.0 if progress < 0.5 else 0.08
         while True:
             draw = self.rng.random()
             if draw < drills:
@@ -187,12 +187,12 @@ def train_tokenizer(corpus: Corpus, vocabulary: int) -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(r"\n"), "isolated"),
-            pre_tokenizers.Split(Regex(r" ?\p{L}+(?:'\p{L}+)?| ?\p{N}|:| ?[^\s\p{L}\p{N}]+|\s+"), "isolated"),
+            pre_tokenizers.Split(Regex(r" ?\p{L}+(?:'\p{L}+)?:?| ?\p{N}|:| ?[^\s\p{L}\p{N}]+|\s+"), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    texts = [FORMAT.context(t.turns[:5], t.turns, "user") for t in (corpus.transcript(0.1) for _ in range(2500))]
+    texts = [FORMAT.context(map(line, t.turns[:5]), map(line, t.turns), "user") for t in (corpus.transcript(0.1) for _ in range(2500))]
     special = ["<s>", "</s>", "<pad>"]
     tokenizer.train_from_iterator(
         texts,
@@ -277,9 +277,10 @@ def main() -> None:
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=args.width,
-        intermediate_size=args.width * 5 // 2,
+        intermediate_size=args.width * 2,
         num_hidden_layers=args.layers,
         num_attention_heads=args.heads,
+        num_key_value_heads=args.heads // 2,
         max_position_embeddings=1024,
         tie_word_embeddings=True,
         bos_token_id=0,

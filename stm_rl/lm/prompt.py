@@ -25,10 +25,16 @@ class PromptFormat:
     read_header: str = ""
     window_header: str = ""
 
-    def context(self, reads: Iterable[Turn], window: Iterable[Turn], speaker: str) -> str:
-        """Return the text in front of the next turn, which ``speaker`` will say (or nobody, if empty)."""
-        quoted = "".join(f"{self.read_prefix}{line(turn)}\n" for turn in reads)
-        spoken = "".join(f"{line(turn)}\n" for turn in window)
+    def context(self, reads: Iterable[str], window: Iterable[str], speaker: str) -> str:
+        """Return the text in front of the next turn.
+
+        Args:
+            reads: Lines read from memory, oldest first; see :func:`line`.
+            window: Lines of the window, oldest first.
+            speaker: Who says the next turn; empty for plain prose.
+        """
+        quoted = "".join(f"{self.read_prefix}{text}\n" for text in reads)
+        spoken = "".join(f"{text}\n" for text in window)
         head = f"{self.read_header}{quoted}{self.window_header}" if quoted else ""
         return head + spoken + (f"{speaker}:" if speaker else "")
 

@@ -2,5 +2,6 @@
 
 from stm_rl.worlds.base import World
 from stm_rl.worlds.dialogue import DialogueWorld
+from stm_rl.worlds.generated import GeneratedTranscripts
 
-__all__ = ["DialogueWorld", "World"]
+__all__ = ["DialogueWorld", "GeneratedTranscripts", "World"]

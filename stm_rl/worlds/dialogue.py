@@ -161,7 +161,7 @@ class _Conversation:
             kind = "fact"
             text = self._phrase(relation.facts, k=key, v=value)
             if self.rng.random() < 0.15:
-                text += self._phrase(say.PLEAS)
+                text += self._phrase(say.EMPHASIS)
             fact.turn = self._user(text, kind, fact.id)
             self._assistant(self._phrase(say.ACKS), "reply")
         self.mentioned.add(fact.id)

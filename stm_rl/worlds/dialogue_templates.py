@@ -342,5 +342,5 @@ CHAT: tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]] = (
         ("The Owls lost 3 games this week.", "They will be sad."),
     ),
 )
-PLEAS: Phrasings = ((" Please don't forget.", " That matters to me.", " Keep that in mind."), (" Please keep that in mind.",))
+EMPHASIS: Phrasings = ((" Please don't forget.", " That matters to me.", " Keep that in mind."), (" Please keep that in mind.",))
 """Sometimes follow a fact; never the only sign that it matters."""

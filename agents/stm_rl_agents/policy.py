@@ -1,0 +1,167 @@
+"""The slot policy: the pointer network as a stable-baselines3 policy and as an agent."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from sb3_contrib.common.maskable.distributions import MaskableMultiCategoricalDistribution
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from stable_baselines3.common.type_aliases import Schedule
+from torch import Tensor
+
+from stm_rl.errors import StmError
+from stm_rl_agents.base import Actions, Agent, Masks, reads_of
+from stm_rl_agents.network import PointerNetwork
+from stm_rl_envs.episodes import Observation
+
+FORMAT = "stm-rl/slot-policy-1"
+
+
+class PointerPolicy(MaskableActorCriticPolicy):
+    """:class:`~stm_rl_agents.network.PointerNetwork` in the shape MaskablePPO trains."""
+
+    network: PointerNetwork
+
+    def __init__(self, *args: Any, width: int = 64, layers: int = 2, **kwargs: Any) -> None:
+        self._shape = {"width": width, "layers": layers}
+        super().__init__(*args, **kwargs)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        spaces = self.observation_space.spaces  # type: ignore[attr-defined]
+        slots, size = spaces["slots"].shape
+        self.network = PointerNetwork(
+            text_size=size,
+            slot_features=spaces["slot_features"].shape[1],
+            global_features=spaces["globals"].shape[0],
+            reads=len(self.action_space.nvec) - 1,  # type: ignore[attr-defined]
+            **self._shape,
+        )
+        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+
+    def _distribution(
+        self, observation: dict[str, Tensor], masks: NDArray[Any] | None
+    ) -> tuple[MaskableMultiCategoricalDistribution, Tensor]:
+        logits, values = self.network(observation)
+        distribution = self.action_dist.proba_distribution(action_logits=logits)
+        if masks is not None:
+            distribution.apply_masking(masks)
+        return distribution, values
+
+    def forward(
+        self, obs: Any, deterministic: bool = False, action_masks: NDArray[Any] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return actions, values and log-probabilities."""
+        distribution, values = self._distribution(obs, action_masks)
+        actions = distribution.get_actions(deterministic=deterministic)
+        return actions, values, distribution.log_prob(actions)
+
+    def evaluate_actions(
+        self, obs: Any, actions: Tensor, action_masks: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return values, log-probabilities and entropies of given actions."""
+        distribution, values = self._distribution(obs, action_masks)  # type: ignore[arg-type]
+        return values, distribution.log_prob(actions), distribution.entropy()
+
+    def get_distribution(self, obs: Any, action_masks: NDArray[Any] | None = None) -> Any:
+        """Return the distribution over actions."""
+        return self._distribution(obs, action_masks)[0]
+
+    def predict_values(self, obs: Any) -> Tensor:
+        """Return the value of observations."""
+        return torch.as_tensor(self.network(obs)[1])
+
+
+class PolicyAgent(Agent):
+    """A trained slot policy; needs neither stable-baselines3 nor an environment to act.
+
+    Args:
+        network: The pointer network.
+        card: What it was trained on and how; kept beside the weights.
+        name: Name in tables.
+        seed: Seeds actions that are drawn.
+    """
+
+    def __init__(
+        self, network: PointerNetwork, card: Mapping[str, Any] | None = None, name: str = "ppo", seed: int = 0
+    ) -> None:
+        self.network = network.eval()
+        self.card = dict(card or {})
+        self.name = name
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def act_batch(self, observation: Observation, action_masks: Masks, deterministic: bool) -> Actions:
+        """Return the policy's actions."""
+        reads = reads_of(observation, action_masks)
+        if reads != self.network.reads:
+            raise StmError(
+                f"the policy was trained with {self.network.reads} reads a step but the environment has {reads}; "
+                f"make it with reads={self.network.reads} (slots and window may differ, reads may not)"
+            )
+        size = self.network.slot_key.in_features
+        if observation["turn"].shape[-1] != size:
+            raise StmError(
+                f"the policy reads texts of {size} numbers but the environment gives "
+                f"{observation['turn'].shape[-1]}; use the encoder it was trained with"
+            )
+        with torch.inference_mode():
+            logits, _ = self.network({name: torch.as_tensor(value) for name, value in observation.items()})
+        shape = (len(action_masks), 1 + reads, -1)
+        logits = logits.masked_fill(~torch.as_tensor(action_masks), -torch.inf).reshape(shape)
+        if not deterministic:
+            uniform = torch.rand(logits.shape, generator=self.generator).clamp_min(1e-20)
+            logits = logits - torch.log(-torch.log(uniform))  # Gumbel-max draw
+        return np.asarray(logits.argmax(-1).numpy(), np.int64)
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``policy.safetensors`` and ``policy.json`` into ``folder``."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        network = self.network
+        shape = {
+            "text_size": network.slot_key.in_features,
+            "slot_features": network.slot_token[0].in_features - 3 * network.width,
+            "global_features": network.turn_token[0].in_features - 2 * network.width,
+            "reads": network.reads,
+            "width": network.width,
+            "layers": len(network.attention),
+        }
+        weights = {name: value.contiguous() for name, value in network.state_dict().items()}
+        part = folder / "policy.safetensors.part"
+        save_file(weights, part)
+        os.replace(part, folder / "policy.safetensors")
+        text = json.dumps({"format": FORMAT, "name": self.name, "network": shape, **self.card}, indent=1)
+        part = folder / "policy.json.part"
+        part.write_text(text + "\n")
+        os.replace(part, folder / "policy.json")
+
+    @classmethod
+    def load(cls, folder: str | Path, name: str | None = None) -> PolicyAgent:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            StmError: The folder holds no policy, or one of another format.
+        """
+        folder = Path(folder)
+        try:
+            card = json.loads((folder / "policy.json").read_text())
+            weights = load_file(folder / "policy.safetensors")
+        except (OSError, ValueError) as error:
+            raise StmError(
+                f"{folder} holds no policy ({error}); expected policy.json and policy.safetensors, "
+                "as `stm-rl train` writes them"
+            ) from error
+        if card.get("format") != FORMAT:
+            raise StmError(f"{folder / 'policy.json'} has format {card.get('format')!r}; expected {FORMAT!r}")
+        network = PointerNetwork(**card.pop("network"))
+        network.load_state_dict(weights)
+        card.pop("format")
+        saved_name = card.pop("name")
+        return cls(network, card, name or saved_name)

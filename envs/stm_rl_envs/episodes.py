@@ -1,0 +1,356 @@
+"""The dynamics shared by every environment: ``n`` episodes stepped together.
+
+:class:`~stm_rl_envs.memory_env.MemoryEnv` is this with ``n = 1``, and
+:class:`~stm_rl_envs.vector.MemoryVectorEnv` with any ``n``; so both follow the same trajectories.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from stm_rl.errors import StmError
+from stm_rl.features import MAX_WORDS, TURN_FEATURES, HashedWords, TextEncoder, overlap
+from stm_rl.lm import PromptFormat, ScoringEngine
+from stm_rl.memory import EMPTY, SlotMemory
+from stm_rl.prepare import Prepared, Preparer
+from stm_rl.rewards import Reward, Steps
+from stm_rl.transcript import Transcript
+
+SLOT_FEATURES = (
+    "occupied", "age", "idle", "times_read", "overlap_turn", "overlap_previous", "same_speaker", *TURN_FEATURES,
+)  # fmt: skip
+"""Features of a slot, in order; all 0 for a free slot."""
+GLOBAL_FEATURES = ("time", "occupied_share", "overlap_previous", "same_speaker", "first_speaker", *TURN_FEATURES)
+"""Features of the current turn and the episode, in order."""
+
+Observation = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySettings:
+    """What an agent has to work with.
+
+    Attributes:
+        slots: Slots of the memory, ``K``.
+        window: Turns the language model sees without memory, the current one included.
+        reads: Most slots put in front of the model in one step, ``R``.
+        max_steps: Steps after which an episode is truncated; ``None`` for the whole transcript.
+        full_context: Score with the whole history in front of the model instead of reads and
+            window; the reference without any budget. Actions then have no effect on the gain.
+    """
+
+    slots: int = 4
+    window: int = 2
+    reads: int = 2
+    max_steps: int | None = None
+    full_context: bool = False
+
+    def __post_init__(self) -> None:
+        """Reject settings that make no memory."""
+        for name in ("slots", "window", "reads"):
+            if getattr(self, name) < 1:
+                raise StmError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise StmError(f"max_steps is {self.max_steps}; expected at least 1, or none")
+
+
+@dataclass(slots=True)
+class StepResult:
+    """What a step gave each of the ``m`` episodes that were stepped.
+
+    Attributes:
+        rows: Which episodes, shape ``(m,)``.
+        reward: Reward, shape ``(m,)``.
+        terms: The weighted reward terms, each of shape ``(m,)``.
+        gain: Coherence gain in nats, shape ``(m,)``.
+        writes: The slot written (1 to K), or 0, shape ``(m,)``.
+        reads: Turns put in front of the model, ascending, for each episode.
+        needed: Number of evidence turns outside the window that the predicted turn depends on.
+        held: How many of those the memory held.
+        terminated: Whether the transcript has ended, shape ``(m,)``.
+        truncated: Whether ``max_steps`` was reached, shape ``(m,)``.
+    """
+
+    rows: NDArray[np.int64]
+    reward: NDArray[np.float64]
+    terms: dict[str, NDArray[np.float64]]
+    gain: NDArray[np.float64]
+    writes: NDArray[np.int64]
+    reads: list[list[int]]
+    needed: NDArray[np.int64]
+    held: NDArray[np.int64]
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+
+
+class Episodes:
+    """``n`` episodes over a set of transcripts.
+
+    Step ``t`` of an episode: turn ``t`` has arrived; the agent writes it to a slot or leaves it out,
+    then reads up to ``R`` slots; the model scores turn ``t + 1``. A read of a free slot or of a turn that
+    is still in the window, or the second read of a slot, puts nothing in front of the model and costs
+    nothing.
+    """
+
+    def __init__(
+        self,
+        transcripts: Sequence[Transcript],
+        engine: ScoringEngine,
+        n: int,
+        settings: MemorySettings | None = None,
+        reward: Reward | None = None,
+        encoder: TextEncoder | None = None,
+        prompt: PromptFormat | None = None,
+    ) -> None:
+        self.settings = settings or MemorySettings()
+        self.reward = reward or Reward()
+        self.encoder = encoder or HashedWords()
+        self.engine = engine
+        self.prepare = Preparer(transcripts, engine, self.encoder, self.settings.window, prompt or PromptFormat())
+        self.n = n
+        self.memory = SlotMemory(n, self.settings.slots)
+        self.step_index = np.zeros(n, np.int64)
+        self.transcript_index = np.full(n, -1, np.int64)
+        self.last_step = np.zeros(n, np.int64)
+        self.current: list[Prepared] = []
+        self._allocate(1)
+
+    def _allocate(self, turns: int) -> None:
+        """Make room for transcripts of ``turns`` turns."""
+        self._vectors = np.zeros((self.n, turns, self.encoder.dimension), np.float32)
+        self._features = np.zeros((self.n, turns, len(TURN_FEATURES)), np.float32)
+        self._words = np.full((self.n, turns, MAX_WORDS), -1, np.int64)
+        self._speakers = np.zeros((self.n, turns), np.int64)
+        self._plain = np.zeros((self.n, turns), np.float64)
+
+    # Spaces.
+
+    def observation_space(self) -> spaces.Dict:
+        """Return the space of one observation."""
+
+        def box(*shape: int, low: float = -8.0, high: float = 8.0) -> spaces.Box:
+            return spaces.Box(low, high, shape, np.float32)
+
+        d, k = self.encoder.dimension, self.settings.slots
+        return spaces.Dict(
+            {
+                "turn": box(d),
+                "window": box(d),
+                "slots": box(k, d),
+                "slot_features": box(k, len(SLOT_FEATURES), low=0.0, high=2.0),
+                "globals": box(len(GLOBAL_FEATURES), low=0.0, high=2.0),
+            }
+        )
+
+    def action_space(self) -> spaces.MultiDiscrete:
+        """Return the space of one action: the slot to write (0 for none), then the slots to read."""
+        return spaces.MultiDiscrete([self.settings.slots + 1] * (1 + self.settings.reads))
+
+    # Episodes.
+
+    def start(self, rows: NDArray[np.int64], transcripts: Sequence[int]) -> None:
+        """Begin new episodes in ``rows`` on the transcripts with the given indices."""
+        prepared = self.prepare(transcripts)
+        if not self.current:
+            self.current = [prepared[0]] * self.n
+        longest = max(map(len, prepared))
+        if longest > self._vectors.shape[1]:
+            self._allocate(longest)
+            for row in set(range(self.n)) - set(rows.tolist()):
+                self._fill(row)
+        for row, index, item in zip(rows.tolist(), transcripts, prepared, strict=True):
+            self.current[row] = item
+            self.transcript_index[row] = index
+            self._fill(row)
+        limit = self.settings.max_steps or np.iinfo(np.int64).max
+        self.last_step[rows] = [min(len(item) - 2, limit - 1) for item in prepared]
+        self.step_index[rows] = 0
+        self.memory.clear(rows)
+
+    def _fill(self, row: int) -> None:
+        item = self.current[row]
+        count = len(item)
+        self._vectors[row, :count] = item.vectors
+        self._features[row, :count] = item.features
+        self._words[row, :count] = item.words
+        self._plain[row, :count] = item.plain
+        names = {speaker: number for number, speaker in enumerate(dict.fromkeys(t.speaker for t in item.transcript.turns))}
+        self._speakers[row, :count] = [names[turn.speaker] for turn in item.transcript.turns]
+
+    def step(self, rows: NDArray[np.int64], actions: NDArray[np.int64]) -> StepResult:
+        """Play one step of the episodes ``rows``.
+
+        Args:
+            rows: Episodes to step, shape ``(m,)``.
+            actions: Their actions, shape ``(m, 1 + R)``, each entry 0 to K.
+
+        Raises:
+            StmError: An action is out of range.
+        """
+        self._check(actions, len(rows))
+        step = self.step_index[rows]
+        wrote = actions[:, 0] > 0
+        self.memory.write(rows[wrote], actions[wrote, 0] - 1, step[wrote], step[wrote])
+        reads = self._read(rows, actions[:, 1:], step)
+        gain = self._gain(rows, step, reads)
+        counts = np.array([len(turns) for turns in reads], np.int64)
+        reward, terms = self.reward(Steps(gain, wrote, counts))
+        needed, held = self._evidence(rows, step)
+        ended = step >= self.last_step[rows]
+        whole = step + 2 >= np.array([len(self.current[row]) for row in rows.tolist()])
+        self.step_index[rows] += 1
+        return StepResult(
+            rows, reward, terms, gain, actions[:, 0], reads, needed, held, ended & whole, ended & ~whole
+        )
+
+    def _check(self, actions: NDArray[np.int64], count: int) -> None:
+        width, top = 1 + self.settings.reads, self.settings.slots
+        if actions.shape != (count, width):
+            raise StmError(f"actions have shape {actions.shape}; expected {(count, width)}: one write, {width - 1} reads")
+        if actions.min(initial=0) < 0 or actions.max(initial=0) > top:
+            raise StmError(f"an action is outside 0..{top}; 0 is none and i is slot i of {top}")
+
+    def _read(self, rows: NDArray[np.int64], slots: NDArray[np.int64], step: NDArray[np.int64]) -> list[list[int]]:
+        """Read slots; return for each episode the turns that come in front of the model."""
+        turns: list[set[int]] = [set() for _ in rows]
+        for column in slots.T:
+            used = np.flatnonzero(column)
+            found = self.memory.turn[rows[used], column[used] - 1]
+            fresh = (found != EMPTY) & (found <= step[used] - self.settings.window)
+            fresh &= np.array([t not in turns[u] for u, t in zip(used.tolist(), found.tolist(), strict=True)], bool)
+            self.memory.read(rows[used[fresh]], column[used[fresh]] - 1, step[used[fresh]])
+            for position, turn in zip(used[fresh].tolist(), found[fresh].tolist(), strict=True):
+                turns[position].add(turn)
+        return [sorted(found) for found in turns]
+
+    def _gain(self, rows: NDArray[np.int64], step: NDArray[np.int64], reads: list[list[int]]) -> NDArray[np.float64]:
+        """Return the coherence gain of each step; exactly 0 where nothing is read."""
+        gain = np.zeros(len(rows))
+        whole = self.settings.full_context
+        scored = [i for i, found in enumerate(reads) if found or whole]
+        if scored:
+            contexts, targets = [], []
+            for i in scored:
+                item, turn = self.current[rows[i]], int(step[i]) + 1
+                contexts.append(self.prepare.context(item, turn, () if whole else reads[i], 0 if whole else None))
+                targets.append(item.targets[turn])
+            gain[scored] = self.engine.score(contexts, targets) - self._plain[rows[scored], step[scored] + 1]
+        return gain
+
+    def needed_turns(self, row: int, step: int) -> tuple[int, ...]:
+        """Return the turns outside the window that the turn after ``step`` depends on."""
+        probe = self.current[row].probes.get(step + 1)
+        if probe is None:
+            return ()
+        return tuple(turn for turn in probe.evidence if turn <= step - self.settings.window)
+
+    def _evidence(
+        self, rows: NDArray[np.int64], step: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        needed, held = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
+        for i, (row, at) in enumerate(zip(rows.tolist(), step.tolist(), strict=True)):
+            if turns := self.needed_turns(row, at):
+                needed[i] = len(turns)
+                held[i] = np.isin(turns, self.memory.turn[row]).sum()
+        return needed, held
+
+    # What agents see.
+
+    def observe(self) -> Observation:
+        """Return the observations of all episodes, each array with a leading axis of ``n``."""
+        all_rows = np.arange(self.n)
+        step, previous = self.step_index, np.maximum(self.step_index - 1, 0)
+        first = (self.step_index == 0)[:, None]
+        held = self.memory.turn
+        occupied = held != EMPTY
+        slot_turn = np.where(occupied, held, 0)
+        turn_words = self._words[all_rows, step]
+        previous_words = np.where(first, -1, self._words[all_rows, previous])
+        slot_words = self._words[all_rows[:, None], slot_turn]
+        speaker = self._speakers[all_rows, step]
+        slots = self._vectors[all_rows[:, None], slot_turn]
+        features = np.concatenate(
+            [
+                np.stack(
+                    [
+                        occupied,
+                        _log_scale(step[:, None] - self.memory.written),
+                        _log_scale(step[:, None] - self.memory.last_read),
+                        np.minimum(self.memory.reads / 4, 2),
+                        overlap(slot_words, turn_words[:, None]),
+                        overlap(slot_words, previous_words[:, None]),
+                        self._speakers[all_rows[:, None], slot_turn] == speaker[:, None],
+                    ],
+                    axis=-1,
+                ),
+                self._features[all_rows[:, None], slot_turn],
+            ],
+            axis=-1,
+        )
+        global_features = np.concatenate(
+            [
+                np.stack(
+                    [
+                        _log_scale(step),
+                        occupied.mean(1),
+                        overlap(turn_words, previous_words),
+                        ~first[:, 0] & (self._speakers[all_rows, previous] == speaker),
+                        speaker == 0,
+                    ],
+                    axis=-1,
+                ),
+                self._features[all_rows, step],
+            ],
+            axis=-1,
+        )
+        return {
+            "turn": self._vectors[all_rows, step],
+            "window": np.where(first, np.float32(0), self._window_vector(all_rows, step)),
+            "slots": slots * occupied[..., None],
+            "slot_features": (features * occupied[..., None]).astype(np.float32),
+            "globals": global_features.astype(np.float32),
+        }
+
+    def _window_vector(self, rows: NDArray[np.int64], step: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the mean vector of the window's turns before the current one, or the turn before it."""
+        span = max(1, self.settings.window - 1)
+        back = step[:, None] - 1 - np.arange(span)
+        vectors = self._vectors[rows[:, None], np.maximum(back, 0)] * (back >= 0)[..., None]
+        return np.asarray(vectors.sum(1) / np.maximum((back >= 0).sum(1), 1)[:, None], np.float32)
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Return which actions are legal, flat, shape ``(n, (1 + R) * (K + 1))``.
+
+        Every write is legal; reading is legal for slots that hold a turn, and reading none always is.
+        """
+        ones = np.ones((self.n, 1), bool)
+        write = np.ones((self.n, 1 + self.settings.slots), bool)
+        read = np.concatenate([ones, self.memory.occupied], axis=1)
+        return np.concatenate([write, *[read] * self.settings.reads], axis=1)
+
+    # Snapshots.
+
+    def get_state(self) -> dict[str, Any]:
+        """Return everything needed to restore the episodes exactly."""
+        return {
+            "memory": self.memory.get_state(),
+            "step_index": self.step_index.copy(),
+            "transcript_index": self.transcript_index.copy(),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`get_state` returned."""
+        self.start(np.arange(self.n), state["transcript_index"].tolist())
+        self.memory.set_state(state["memory"])
+        self.step_index = state["step_index"].copy()
+
+
+def _log_scale(steps: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Map a number of steps to 0 to 2: 0 for 0, 1 for 63, capped at 4,095."""
+    return np.asarray(np.minimum(np.log1p(np.maximum(steps, 0)) / np.log(64), 2.0))

@@ -1,0 +1,135 @@
+"""Many episodes at once, with one batched language-model call a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from stm_rl.errors import StmError
+from stm_rl.features import TextEncoder
+from stm_rl.lm import EMBEDDED, LanguageModel, PromptFormat, ScoringEngine, as_engine
+from stm_rl.rewards import Reward
+from stm_rl.transcript import Transcript
+from stm_rl_envs.episodes import Episodes, MemorySettings, Observation
+from stm_rl_envs.memory_env import draw_transcript
+
+Array = NDArray[Any]
+
+
+class MemoryVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[np.float64]]):
+    """``num_envs`` copies of :class:`~stm_rl_envs.memory_env.MemoryEnv` stepped together.
+
+    The same seeds give the same trajectories as the scalar form. Episodes that end begin anew in
+    the same step (``AutoresetMode.SAME_STEP``: ``infos["final_obs"]`` holds the last observation)
+    or, with ``autoreset=False``, rest until ``reset`` with ``options={"reset_mask": ...}``.
+    """
+
+    def __init__(
+        self,
+        num_envs: int,
+        transcripts: Sequence[Transcript],
+        *,
+        settings: MemorySettings | None = None,
+        lm: str | LanguageModel | ScoringEngine = EMBEDDED,
+        reward: Reward | None = None,
+        encoder: TextEncoder | None = None,
+        prompt: PromptFormat | None = None,
+        autoreset: bool = True,
+    ) -> None:
+        """Make the environments; see :class:`~stm_rl_envs.memory_env.MemoryEnv` for the arguments."""
+        if num_envs < 1:
+            raise StmError(f"num_envs is {num_envs}; expected at least 1")
+        self.num_envs = num_envs
+        self.episodes = Episodes(transcripts, as_engine(lm), num_envs, settings, reward, encoder, prompt)
+        self.single_observation_space = self.episodes.observation_space()
+        self.single_action_space = self.episodes.action_space()
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.autoreset = autoreset
+        mode = AutoresetMode.SAME_STEP if autoreset else AutoresetMode.DISABLED
+        self.metadata = {"render_modes": [], "autoreset_mode": mode}
+        self.resting = np.ones(num_envs, bool)
+        self._generators = [seeding.np_random(None)[0] for _ in range(num_envs)]
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Begin episodes.
+
+        Args:
+            seed: One seed (environment ``i`` gets ``seed + i``) or one for each environment.
+            options: ``reset_mask``, shape ``(num_envs,)``: which environments to reset;
+                ``transcripts``: the index of the transcript of each environment that is reset.
+        """
+        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
+        for row, value in enumerate(seeds or ()):
+            if value is not None:
+                self._generators[row] = seeding.np_random(value)[0]
+        options = options or {}
+        rows = np.flatnonzero(options.get("reset_mask", np.ones(self.num_envs, bool)))
+        chosen = options.get("transcripts")
+        picks = [{"transcript": index} for index in chosen] if chosen is not None else [None] * len(rows)
+        if len(picks) != len(rows):
+            raise StmError(f"{len(picks)} transcripts were given for {len(rows)} environments; expected as many")
+        self._start(rows, picks)
+        return self.episodes.observe(), {}
+
+    def _start(self, rows: NDArray[np.int64], picks: Sequence[dict[str, Any] | None]) -> None:
+        transcripts = self.episodes.prepare.transcripts
+        indices = [
+            draw_transcript(self._generators[row], transcripts, pick)
+            for row, pick in zip(rows.tolist(), picks, strict=True)
+        ]
+        self.episodes.start(rows, indices)
+        self.resting[rows] = False
+
+    def step(
+        self, actions: NDArray[np.int64]
+    ) -> tuple[Observation, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        """Step every environment that is not resting.
+
+        Returns:
+            Observations, rewards, terminated, truncated (a leading axis of ``num_envs`` each) and
+            infos: arrays ``coherence_gain``, ``writes``, ``reads`` (their number), ``evidence_needed``,
+            ``evidence_held`` and ``reward/<term>``.
+        """
+        rows = np.flatnonzero(~self.resting)
+        if not len(rows):
+            raise StmError("every environment rests; call reset() first")
+        result = self.episodes.step(rows, np.asarray(actions, np.int64)[rows])
+
+        def spread(values: Array) -> Array:
+            full = np.zeros(self.num_envs, values.dtype)
+            full[rows] = values
+            return full
+
+        infos: dict[str, Any] = {
+            "coherence_gain": spread(result.gain),
+            "writes": spread(result.writes),
+            "reads": spread(np.array([len(turns) for turns in result.reads], np.int64)),
+            "evidence_needed": spread(result.needed),
+            "evidence_held": spread(result.held),
+        }
+        infos |= {f"reward/{name}": spread(value) for name, value in result.terms.items()}
+        infos["read_turns"] = dict(zip(rows.tolist(), result.reads, strict=True))
+        terminated, truncated = spread(result.terminated), spread(result.truncated)
+        done = np.flatnonzero(terminated | truncated)
+        if len(done) and self.autoreset:
+            last = self.episodes.observe()
+            final = np.full(self.num_envs, None, dtype=object)
+            for row in done.tolist():
+                final[row] = {name: value[row] for name, value in last.items()}
+            infos |= {"final_obs": final, "_final_obs": terminated | truncated}
+            self._start(done, [None] * len(done))
+        self.resting[done] = not self.autoreset
+        return self.episodes.observe(), spread(result.reward), terminated, truncated, infos
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Return which actions are legal, shape ``(num_envs, (1 + R) * (K + 1))``."""
+        return self.episodes.action_masks()

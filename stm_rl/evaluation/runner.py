@@ -1,0 +1,138 @@
+"""Plays the same episodes with every agent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+
+class Player(Protocol):
+    """What is evaluated; see :class:`stm_rl_agents.Agent`."""
+
+    name: str
+
+    @property
+    def full_context(self) -> bool:
+        """Whether the whole history is put in front of the model."""
+
+    def start(self, env: Any) -> None:
+        """Called once before the first step."""
+
+    def act(self, observation: Any, action_masks: Any, deterministic: bool = True) -> Any:
+        """Return one action for each environment."""
+
+
+MakeEnv = Callable[[int, bool], Any]
+"""Makes a vector environment that does not reset itself: (number of environments, full context)."""
+
+
+@dataclass(slots=True)
+class Played:
+    """What an agent did in each of ``n`` episodes, every array of shape ``(n,)``.
+
+    Attributes:
+        returns: Sum of rewards.
+        gains: Sum of coherence gains, nats.
+        turns: Steps played.
+        writes: Turns written.
+        reads: Turns put in front of the model.
+        asked: Dependent turns with evidence outside the window.
+        recalled: Those of them whose whole evidence the memory held.
+        traces: The first episodes in full.
+    """
+
+    returns: FloatArray
+    gains: FloatArray
+    turns: FloatArray
+    writes: FloatArray
+    reads: FloatArray
+    asked: FloatArray
+    recalled: FloatArray
+    traces: list[dict[str, Any]] = field(default_factory=list)
+
+
+def play(
+    agent: Player,
+    make_env: MakeEnv,
+    episodes: Sequence[int],
+    *,
+    batch: int = 64,
+    traces: int = 0,
+    on_episodes: Callable[[int], None] = lambda count: None,
+) -> Played:
+    """Play the transcripts with the given indices, once each.
+
+    Args:
+        agent: Who plays.
+        make_env: Makes the environment.
+        episodes: Indices of transcripts.
+        batch: Environments stepped together.
+        traces: How many of the first episodes to record turn by turn.
+        on_episodes: Called with the number of episodes just finished, for a progress bar.
+    """
+    size = min(batch, len(episodes))
+    env = make_env(size, agent.full_context)
+    agent.start(env)
+    played = Played(*(np.zeros(len(episodes)) for _ in range(7)))
+    records: dict[int, list[dict[str, Any]]] = {}
+    for first in range(0, len(episodes), size):
+        chunk = list(episodes[first : first + size])
+        mask = np.arange(size) < len(chunk)
+        observation, _ = env.reset(options={"reset_mask": mask, "transcripts": chunk})
+        active = mask.copy()
+        while active.any():
+            actions = agent.act(observation, env.action_masks())
+            observation, rewards, terminated, truncated, infos = env.step(actions)
+            _add(played, first, active, rewards, infos)
+            for row in range(min(traces - first, len(chunk)) if traces > first else 0):
+                if active[row]:
+                    step = len(records.setdefault(first + row, []))
+                    records[first + row].append(_record(env, row, step, float(rewards[row]), infos))
+            active &= ~(terminated | truncated)
+        on_episodes(len(chunk))
+    for number, steps in records.items():
+        transcript = env.episodes.prepare.transcripts[episodes[number]]
+        played.traces.append({"agent": agent.name, "transcript": transcript.id, "steps": steps})
+    return played
+
+
+def _add(played: Played, first: int, active: NDArray[np.bool_], rewards: FloatArray, infos: dict[str, Any]) -> None:
+    """Add one step to the sums of the episodes that are under way."""
+    rows = np.flatnonzero(active)
+    at = first + rows
+    played.returns[at] += rewards[rows]
+    played.gains[at] += infos["coherence_gain"][rows]
+    played.turns[at] += 1
+    played.writes[at] += infos["writes"][rows] > 0
+    played.reads[at] += infos["reads"][rows]
+    needed, held = infos["evidence_needed"][rows], infos["evidence_held"][rows]
+    played.asked[at] += needed > 0
+    played.recalled[at] += (needed > 0) & (needed == held)
+
+
+def _record(env: Any, row: int, step: int, reward: float, infos: dict[str, Any]) -> dict[str, Any]:
+    lines = env.episodes.current[row].lines
+    return {
+        "step": step,
+        "turn": lines[step],
+        "write": int(infos["writes"][row]),
+        "reads": infos["read_turns"].get(row, []),
+        "next_turn": lines[step + 1],
+        "coherence_gain": round(float(infos["coherence_gain"][row]), 4),
+        "reward": round(reward, 4),
+        "evidence_needed": int(infos["evidence_needed"][row]),
+        "evidence_held": int(infos["evidence_held"][row]),
+    }
+
+
+def play_all(
+    agents: Iterable[Player], make_env: MakeEnv, episodes: Sequence[int], **options: Any
+) -> dict[str, Played]:
+    """Play the same episodes with every agent; see :func:`play`."""
+    return {agent.name: play(agent, make_env, episodes, **options) for agent in agents}

@@ -1,0 +1,5 @@
+"""Memory stores."""
+
+from stm_rl.memory.slots import EMPTY, SlotMemory
+
+__all__ = ["EMPTY", "SlotMemory"]

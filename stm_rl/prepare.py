@@ -1,0 +1,123 @@
+"""Transcripts made ready for episodes: lines, vectors and scores without memory, computed once."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stm_rl.errors import StmError
+from stm_rl.features import TextEncoder, turn_features, word_ids
+from stm_rl.lm.engine import ScoringEngine
+from stm_rl.lm.prompt import PromptFormat, line, target
+from stm_rl.transcript import Probe, Transcript
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """One transcript of ``T`` turns, ready to be played.
+
+    Attributes:
+        transcript: The transcript itself.
+        lines: Each turn as one line of a context.
+        targets: Each turn as the text that is scored.
+        plain: log p(turn | window) in nats, shape ``(T,)``; 0 for the first turn, which nothing precedes.
+        vectors: Encoded turns, shape ``(T, d)``.
+        features: Plain features of the turns, shape ``(T, len(TURN_FEATURES))``.
+        words: Content words of the turns, shape ``(T, MAX_WORDS)``.
+        probes: The probe of each dependent turn, by turn.
+    """
+
+    transcript: Transcript
+    lines: list[str]
+    targets: list[str]
+    plain: NDArray[np.float64]
+    vectors: NDArray[np.float32]
+    features: NDArray[np.float32]
+    words: NDArray[np.int64]
+    probes: dict[int, Probe]
+
+    def __len__(self) -> int:
+        return len(self.transcript)
+
+
+class Preparer:
+    """Prepares transcripts and keeps those it prepared last.
+
+    Args:
+        transcripts: Where episodes come from.
+        engine: Scores turns.
+        encoder: Encodes turns.
+        window: How many turns the model sees without memory, at least 1.
+        prompt: Layout of contexts.
+        keep: How many prepared transcripts to keep.
+    """
+
+    def __init__(
+        self,
+        transcripts: Sequence[Transcript],
+        engine: ScoringEngine,
+        encoder: TextEncoder,
+        window: int,
+        prompt: PromptFormat,
+        keep: int = 4096,
+    ) -> None:
+        if window < 1:
+            raise StmError(f"window is {window}; expected at least 1 turn")
+        if not len(transcripts):
+            raise StmError("there are no transcripts; expected at least one")
+        self.transcripts = transcripts
+        self.engine, self.encoder, self.window, self.prompt, self.keep = engine, encoder, window, prompt, keep
+        self._known: OrderedDict[int, Prepared] = OrderedDict()
+
+    def __call__(self, indices: Sequence[int]) -> list[Prepared]:
+        """Return the transcripts at ``indices``, scoring all that are new in one batch."""
+        missing = list(dict.fromkeys(i for i in indices if i not in self._known))
+        if missing:
+            self._known.update(zip(missing, self._prepare([self.transcripts[i] for i in missing]), strict=True))
+        result = [self._known[i] for i in indices]
+        while len(self._known) > max(self.keep, len(result)):
+            self._known.popitem(last=False)
+        return result
+
+    def context(self, prepared: Prepared, turn: int, reads: Sequence[int] = (), start: int | None = None) -> str:
+        """Return the text in front of ``turn``.
+
+        Args:
+            prepared: The transcript.
+            turn: Index of the turn to be predicted, at least 1.
+            reads: Indices of the turns read from memory, ascending.
+            start: First turn of the window; by default ``turn - window``.
+        """
+        first = max(0, turn - self.window if start is None else start)
+        lines = prepared.lines
+        speaker = prepared.transcript.turns[turn].speaker
+        return self.prompt.context([lines[i] for i in reads], lines[first:turn], speaker)
+
+    def _prepare(self, transcripts: Sequence[Transcript]) -> list[Prepared]:
+        result = []
+        for transcript in transcripts:
+            texts = [turn.text for turn in transcript.turns]
+            result.append(
+                Prepared(
+                    transcript,
+                    [line(turn) for turn in transcript.turns],
+                    [target(turn) for turn in transcript.turns],
+                    np.zeros(len(texts)),
+                    np.clip(self.encoder(texts), -8.0, 8.0),
+                    np.stack([turn_features(turn) for turn in transcript.turns]),
+                    word_ids(texts),
+                    {probe.turn: probe for probe in transcript.probes},
+                )
+            )
+        asked = [(prepared, turn) for prepared in result for turn in range(1, len(prepared))]
+        scores = self.engine.score(
+            [self.context(prepared, turn) for prepared, turn in asked],
+            [prepared.targets[turn] for prepared, turn in asked],
+        )
+        for (prepared, turn), score in zip(asked, scores, strict=True):
+            prepared.plain[turn] = score
+        return result
