@@ -31,13 +31,19 @@ class Scorer:
         self.rows: dict[str, list[tuple[str, str, str]]] = {}
 
     def ask(self, name: str, transcript: Transcript, turn: int, reads: list[Turn]) -> None:
+        """Ask for the gain of ``reads`` at ``turn``."""
         last = transcript.turns[turn]
         window = [line(t) for t in transcript.turns[max(0, turn - self.window) : turn]]
         self.rows.setdefault(name, []).append(
-            (FORMAT.context(map(line, reads), window, last.speaker), FORMAT.context([], window, last.speaker), target(last))
+            (
+                FORMAT.context(map(line, reads), window, last.speaker),
+                FORMAT.context([], window, last.speaker),
+                target(last),
+            )
         )
 
     def gains(self) -> dict[str, np.ndarray]:
+        """Return the gains asked for, by name."""
         result = {}
         for name, rows in self.rows.items():
             contexts, plain, targets = zip(*rows, strict=True)
@@ -45,7 +51,9 @@ class Scorer:
         return result
 
 
-def measure(lm: CausalLM, world: DialogueWorld, transcripts: int, window: int = 2, seed: int = 0) -> dict[str, dict[str, float]]:
+def measure(
+    lm: CausalLM, world: DialogueWorld, transcripts: int, window: int = 2, seed: int = 0
+) -> dict[str, dict[str, float]]:
     """Return for each kind of read the mean, standard deviation and number of gains."""
     rng = np.random.default_rng(seed)
     scorer = Scorer(lm, window)
@@ -59,9 +67,19 @@ def measure(lm: CausalLM, world: DialogueWorld, transcripts: int, window: int = 
             probe = dependent.get(turn)
             if probe is None:
                 if past:
-                    scorer.ask("other turn, 1 past turn read", transcript, turn, [transcript.turns[int(rng.choice(past))]])
+                    scorer.ask(
+                        "other turn, 1 past turn read",
+                        transcript,
+                        turn,
+                        [transcript.turns[int(rng.choice(past))]],
+                    )
                     pair = sorted(rng.choice(past, 2)) if len(past) > 1 else past
-                    scorer.ask("other turn, 2 past turns read", transcript, turn, [transcript.turns[int(i)] for i in pair])
+                    scorer.ask(
+                        "other turn, 2 past turns read",
+                        transcript,
+                        turn,
+                        [transcript.turns[int(i)] for i in pair],
+                    )
                 continue
             needed = [i for i in probe.evidence if i < start]
             if len(needed) < len(probe.evidence):
@@ -71,14 +89,29 @@ def measure(lm: CausalLM, world: DialogueWorld, transcripts: int, window: int = 
             scorer.ask(f"dependent turn, needed read ({hops})", transcript, turn, evidence)
             unneeded = [i for i in past if i not in needed and i not in probe.stale]
             mixed = sorted([*needed, int(rng.choice(unneeded))]) if unneeded else needed
-            scorer.ask("dependent turn, needed and unneeded read", transcript, turn, [transcript.turns[i] for i in mixed])
+            scorer.ask(
+                "dependent turn, needed and unneeded read",
+                transcript,
+                turn,
+                [transcript.turns[i] for i in mixed],
+            )
             if unneeded:
-                scorer.ask("dependent turn, unneeded read", transcript, turn, [transcript.turns[int(rng.choice(unneeded))]])
+                scorer.ask(
+                    "dependent turn, unneeded read",
+                    transcript,
+                    turn,
+                    [transcript.turns[int(rng.choice(unneeded))]],
+                )
             stale = [i for i in probe.stale if i < start]
             if stale:
                 scorer.ask("dependent turn, stale read", transcript, turn, [transcript.turns[stale[-1]]])
                 both = sorted([*needed, stale[-1]])
-                scorer.ask("dependent turn, stale and needed read", transcript, turn, [transcript.turns[i] for i in both])
+                scorer.ask(
+                    "dependent turn, stale and needed read",
+                    transcript,
+                    turn,
+                    [transcript.turns[i] for i in both],
+                )
             foreign = [p for p in other.probes if p.answer != probe.answer]
             if foreign:
                 scorer.ask("dependent turn, foreign read", transcript, turn, [other.turns[foreign[0].evidence[0]]])

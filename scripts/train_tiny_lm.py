@@ -50,9 +50,11 @@ class Corpus:
         self.transcripts: list[Transcript] = []
 
     def pick(self, options: list | tuple):  # type: ignore[no-untyped-def,type-arg]
+        """Return one of ``options``."""
         return options[int(self.rng.integers(len(options)))]
 
     def random_word(self) -> str:
+        """Return a piece of the vocabulary, a number or a made-up word."""
         draw = self.rng.random()
         if self.words and draw < 0.5:
             return str(self.pick(self.words))
@@ -64,6 +66,7 @@ class Corpus:
         return word.capitalize() if self.rng.random() < 0.4 else word
 
     def random_lexicon(self, size: int = 40) -> Lexicon:
+        """Return a lexicon of random words."""
         words = {name: tuple({self.random_word() for _ in range(size)}) for name in POOLS}
         return {name: Pool(pool, pool) for name, pool in words.items()}
 
@@ -192,21 +195,30 @@ def train_tokenizer(corpus: Corpus, vocabulary: int) -> PreTrainedTokenizerFast:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    texts = [FORMAT.context(map(line, t.turns[:5]), map(line, t.turns), "user") for t in (corpus.transcript(0.1) for _ in range(2500))]
+    texts = [
+        FORMAT.context(map(line, t.turns[:5]), map(line, t.turns), "user")
+        for t in (corpus.transcript(0.1) for _ in range(2500))
+    ]
     special = ["<s>", "</s>", "<pad>"]
     tokenizer.train_from_iterator(
         texts,
         trainers.BpeTrainer(
-            vocab_size=vocabulary, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+            vocab_size=vocabulary,
+            special_tokens=special,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         ),
     )
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", model_max_length=1024
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        model_max_length=1024,
     )
 
 
-def batches(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, tokens: int, progress: "Progress") -> Iterator:  # type: ignore[type-arg]
+def batches(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, tokens: int, progress: Progress) -> Iterator:  # type: ignore[type-arg]
     """Yield (ids, labels) padded on the right, about ``tokens`` tokens each, similar lengths together."""
     backend = tokenizer.backend_tokenizer
     pool: list[tuple[list[int], list[int]]] = []
@@ -249,6 +261,7 @@ class Progress:
 
     @property
     def value(self) -> float:
+        """The share, 0 to 1."""
         return min(1.0, (time.monotonic() - self.start) / self.seconds)
 
 
@@ -291,12 +304,12 @@ def main() -> None:
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=0.05)
     progress = Progress(args.minutes)
-    average, step, log = None, 0, []
-    for ids, labels in batches(corpus, tokenizer, args.tokens, progress):
+    average, log = None, []
+    for step, (ids, labels) in enumerate(batches(corpus, tokenizer, args.tokens, progress), start=1):
         done = progress.value
         if done >= 1:
             break
-        rate = args.lr * min(1.0, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * done)) + 1e-5
+        rate = args.lr * min(1.0, step / 100) * (0.5 + 0.5 * math.cos(math.pi * done)) + 1e-5
         for group in optimizer.param_groups:
             group["lr"] = rate
         hidden = model.model(ids, use_cache=False).last_hidden_state[:, :-1]
@@ -307,10 +320,12 @@ def main() -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         average = loss.item() if average is None else 0.98 * average + 0.02 * loss.item()
-        step += 1
         if step % 200 == 0:
             log.append({"step": step, "progress": round(done, 3), "loss": round(average, 4)})
-            print(f"step {step:6d}  {done:4.0%}  loss {average:.3f}  {time.monotonic() - progress.start:.0f}s", flush=True)
+            print(
+                f"step {step:6d}  {done:4.0%}  loss {average:.3f}  {time.monotonic() - progress.start:.0f}s",
+                flush=True,
+            )
         if step % 1000 == 0:
             save(model, tokenizer, args, log)
     save(model, tokenizer, args, log)

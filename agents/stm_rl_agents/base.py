@@ -27,7 +27,7 @@ class Agent(ABC):
     name: str = "agent"
     full_context: ClassVar[bool] = False
 
-    def start(self, env: MemoryVectorEnv) -> None:
+    def start(self, env: MemoryVectorEnv) -> None:  # noqa: B027 (most agents need nothing here)
         """Called once before the first step in ``env``.
 
         References that may look at more than observations (the oracle, the informed agent) keep the
@@ -48,7 +48,7 @@ class Agent(ABC):
         if observation["turn"].ndim == 2:
             return self.act_batch(observation, action_masks, deterministic)
         stacked = {name: value[None] for name, value in observation.items()}
-        return self.act_batch(stacked, action_masks[None], deterministic)[0]
+        return np.asarray(self.act_batch(stacked, action_masks[None], deterministic)[0])
 
     @abstractmethod
     def act_batch(self, observation: Observation, action_masks: Masks, deterministic: bool) -> Actions:

@@ -34,7 +34,14 @@ class PointerNetwork(nn.Module):
         layers: int = 2,
     ) -> None:
         super().__init__()
-        self.reads, self.width = reads, width
+        self.shape = {
+            "text_size": text_size,
+            "slot_features": slot_features,
+            "global_features": global_features,
+            "reads": reads,
+            "width": width,
+            "layers": layers,
+        }
         self.text = nn.Sequential(nn.Linear(text_size, width), nn.ReLU(), nn.Linear(width, width))
         self.slot_key = nn.Linear(text_size, width, bias=False)
         self.turn_key = nn.Linear(text_size, width, bias=False)
@@ -49,9 +56,15 @@ class PointerNetwork(nn.Module):
         self.pick = nn.Sequential(nn.Linear(2 * width + slot_features, width), nn.ReLU(), nn.Linear(width, heads))
         self.leave = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, heads))
         self.value = nn.Sequential(nn.Linear(3 * width, width), nn.ReLU(), nn.Linear(width, 1))
-        for head in (self.pick[-1], self.leave[-1]):
-            nn.init.normal_(head.weight, std=0.01)  # start close to evenly random
-            nn.init.zeros_(head.bias)
+        for head in (self.pick, self.leave):
+            weight, bias = list(head.parameters())[-2:]
+            nn.init.normal_(weight, std=0.01)  # start close to evenly random
+            nn.init.zeros_(bias)
+
+    def prefer_leaving(self, bias: float) -> None:
+        """Add ``bias`` to the logit of writing nothing."""
+        with torch.no_grad():
+            list(self.leave.parameters())[-1][0] += bias
 
     def forward(self, observation: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return flat action logits, shape ``(n, (1 + R) * (K + 1))``, and values, shape ``(n, 1)``."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from sb3_contrib.common.maskable.distributions import MaskableMultiCategoricalDistribution
+from sb3_contrib.common.maskable.distributions import MaskableDistribution
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
 from stm_rl.errors import StmError
+from stm_rl.files import write_json
 from stm_rl_agents.base import Actions, Agent, Masks, reads_of
 from stm_rl_agents.network import PointerNetwork
 from stm_rl_envs.episodes import Observation
@@ -36,7 +36,7 @@ class PointerPolicy(MaskableActorCriticPolicy):
 
     def _build(self, lr_schedule: Schedule) -> None:
         spaces = self.observation_space.spaces  # type: ignore[attr-defined]
-        slots, size = spaces["slots"].shape
+        size = spaces["slots"].shape[1]
         self.network = PointerNetwork(
             text_size=size,
             slot_features=spaces["slot_features"].shape[1],
@@ -44,11 +44,12 @@ class PointerPolicy(MaskableActorCriticPolicy):
             reads=len(self.action_space.nvec) - 1,  # type: ignore[attr-defined]
             **self._shape,
         )
-        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+        options: dict[str, Any] = {"lr": lr_schedule(1), **self.optimizer_kwargs}
+        self.optimizer = self.optimizer_class(self.parameters(), **options)
 
     def _distribution(
         self, observation: dict[str, Tensor], masks: NDArray[Any] | None
-    ) -> tuple[MaskableMultiCategoricalDistribution, Tensor]:
+    ) -> tuple[MaskableDistribution, Tensor]:
         logits, values = self.network(observation)
         distribution = self.action_dist.proba_distribution(action_logits=logits)
         if masks is not None:
@@ -100,12 +101,13 @@ class PolicyAgent(Agent):
     def act_batch(self, observation: Observation, action_masks: Masks, deterministic: bool) -> Actions:
         """Return the policy's actions."""
         reads = reads_of(observation, action_masks)
-        if reads != self.network.reads:
+        trained = self.network.shape["reads"]
+        if reads != trained:
             raise StmError(
-                f"the policy was trained with {self.network.reads} reads a step but the environment has {reads}; "
-                f"make it with reads={self.network.reads} (slots and window may differ, reads may not)"
+                f"the policy was trained with {trained} reads a step but the environment has {reads}; "
+                f"make it with reads={trained} (slots and window may differ, reads may not)"
             )
-        size = self.network.slot_key.in_features
+        size = self.network.shape["text_size"]
         if observation["turn"].shape[-1] != size:
             raise StmError(
                 f"the policy reads texts of {size} numbers but the environment gives "
@@ -125,22 +127,11 @@ class PolicyAgent(Agent):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         network = self.network
-        shape = {
-            "text_size": network.slot_key.in_features,
-            "slot_features": network.slot_token[0].in_features - 3 * network.width,
-            "global_features": network.turn_token[0].in_features - 2 * network.width,
-            "reads": network.reads,
-            "width": network.width,
-            "layers": len(network.attention),
-        }
         weights = {name: value.contiguous() for name, value in network.state_dict().items()}
         part = folder / "policy.safetensors.part"
         save_file(weights, part)
-        os.replace(part, folder / "policy.safetensors")
-        text = json.dumps({"format": FORMAT, "name": self.name, "network": shape, **self.card}, indent=1)
-        part = folder / "policy.json.part"
-        part.write_text(text + "\n")
-        os.replace(part, folder / "policy.json")
+        part.replace(folder / "policy.safetensors")
+        write_json(folder / "policy.json", {"format": FORMAT, "name": self.name, "network": network.shape, **self.card})
 
     @classmethod
     def load(cls, folder: str | Path, name: str | None = None) -> PolicyAgent:

@@ -27,7 +27,7 @@ class MemoryVecEnv(VecEnv):
         self.env = env
         self.render_mode = None
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
-        self._actions = np.zeros((env.num_envs, *env.single_action_space.shape), np.int64)
+        self._actions = np.zeros((env.num_envs, *(env.single_action_space.shape or ())), np.int64)
         self._sums = {name: np.zeros(env.num_envs) for name in ("r", "l", *LOGGED)}
 
     def reset(self) -> VecEnvObs:

@@ -10,23 +10,44 @@ from stm_rl_envs.memory_env import MemoryEnv
 from stm_rl_envs.vector import MemoryVectorEnv
 
 
-def dialogues(
+def dialogue_options(
     split: str = "train",
     episodes: int = 4000,
     turns: int = 40,
+    min_gap: int = 4,
+    max_gap: int = 12,
     entities: str = "train",
     templates: str = "train",
-) -> GeneratedTranscripts:
-    """Return generated dialogues.
+    slots: int = 4,
+    window: int = 2,
+    reads: int = 2,
+    max_steps: int | None = None,
+    full_context: bool = False,
+    **others: Any,
+) -> dict[str, Any]:
+    """Return the keyword arguments of a memory environment on generated dialogues.
 
     Args:
-        split: ``train``, ``validation`` or ``test``; they share no episode.
-        episodes: How many distinct ones.
+        split: ``train``, ``validation`` or ``test``; they share no dialogue.
+        episodes: How many distinct dialogues.
         turns: Turns in each.
+        min_gap: Least number of exchanges from a plan to the question about it.
+        max_gap: Greatest such number.
         entities: ``train``, or ``heldout`` for names and things training never shows.
         templates: ``train``, or ``heldout`` for phrasings training never shows.
+        slots: See :class:`~stm_rl_envs.episodes.MemorySettings`, like the next four.
+        window: Turns the model sees without memory.
+        reads: Most slots read in one step.
+        max_steps: Steps after which an episode is truncated.
+        full_context: Put the whole history in front of the model.
+        **others: Passed on: ``lm``, ``reward``, ``encoder``, ``prompt`` and so on.
     """
-    return GeneratedTranscripts(DialogueWorld(turns, entities=entities, templates=templates), split, episodes)
+    world = DialogueWorld(turns, min_gap, max_gap, entities, templates)
+    return {
+        "transcripts": GeneratedTranscripts(world, split, episodes),
+        "settings": MemorySettings(slots, window, reads, max_steps, full_context),
+        **others,
+    }
 
 
 class DialogueEnv(MemoryEnv):
@@ -45,56 +66,23 @@ class DialogueEnv(MemoryEnv):
         ``stm_rl/Dialogue-v0``
     """
 
-    def __init__(
-        self,
-        split: str = "train",
-        episodes: int = 4000,
-        turns: int = 40,
-        entities: str = "train",
-        templates: str = "train",
-        slots: int = 4,
-        window: int = 2,
-        reads: int = 2,
-        max_steps: int | None = None,
-        **options: Any,
-    ) -> None:
+    def __init__(self, **options: Any) -> None:
         """Make the environment.
 
         Args:
-            split: See :func:`dialogues`, like the next four.
-            episodes: How many distinct dialogues.
-            turns: Turns in each.
-            entities: ``train`` or ``heldout``.
-            templates: ``train`` or ``heldout``.
-            slots: See :class:`~stm_rl_envs.episodes.MemorySettings`, like the next three.
-            window: Turns the model sees without memory.
-            reads: Most slots read in one step.
-            max_steps: Steps after which an episode is truncated.
-            **options: ``lm``, ``reward``, ``encoder``, ``prompt``, ``render_mode`` of
-                :class:`~stm_rl_envs.memory_env.MemoryEnv`.
+            **options: Those of :func:`dialogue_options` and of :class:`~stm_rl_envs.memory_env.MemoryEnv`.
         """
-        settings = MemorySettings(slots, window, reads, max_steps)
-        super().__init__(dialogues(split, episodes, turns, entities, templates), settings=settings, **options)
+        super().__init__(**dialogue_options(**options))
 
 
 class DialogueVectorEnv(MemoryVectorEnv):
-    """The vector form of :class:`DialogueEnv`; same arguments after ``num_envs``."""
+    """The vector form of :class:`DialogueEnv`."""
 
-    def __init__(
-        self,
-        num_envs: int = 1,
-        split: str = "train",
-        episodes: int = 4000,
-        turns: int = 40,
-        entities: str = "train",
-        templates: str = "train",
-        slots: int = 4,
-        window: int = 2,
-        reads: int = 2,
-        max_steps: int | None = None,
-        **options: Any,
-    ) -> None:
-        """Make the environments; see :class:`DialogueEnv`."""
-        settings = MemorySettings(slots, window, reads, max_steps)
-        transcripts = dialogues(split, episodes, turns, entities, templates)
-        super().__init__(num_envs, transcripts, settings=settings, **options)
+    def __init__(self, num_envs: int = 1, **options: Any) -> None:
+        """Make the environments.
+
+        Args:
+            num_envs: How many.
+            **options: Those of :func:`dialogue_options` and of :class:`~stm_rl_envs.vector.MemoryVectorEnv`.
+        """
+        super().__init__(num_envs, **dialogue_options(**options))

@@ -26,7 +26,14 @@ SLOT_FEATURES = (
     "occupied", "age", "idle", "times_read", "overlap_turn", "overlap_previous", "same_speaker", *TURN_FEATURES,
 )  # fmt: skip
 """Features of a slot, in order; all 0 for a free slot."""
-GLOBAL_FEATURES = ("time", "occupied_share", "overlap_previous", "same_speaker", "first_speaker", *TURN_FEATURES)
+GLOBAL_FEATURES = (
+    "time",
+    "occupied_share",
+    "overlap_previous",
+    "same_speaker",
+    "first_speaker",
+    *TURN_FEATURES,
+)
 """Features of the current turn and the episode, in order."""
 
 Observation = dict[str, NDArray[np.float32]]
@@ -180,7 +187,9 @@ class Episodes:
         self._features[row, :count] = item.features
         self._words[row, :count] = item.words
         self._plain[row, :count] = item.plain
-        names = {speaker: number for number, speaker in enumerate(dict.fromkeys(t.speaker for t in item.transcript.turns))}
+        names = {
+            speaker: number for number, speaker in enumerate(dict.fromkeys(t.speaker for t in item.transcript.turns))
+        }
         self._speakers[row, :count] = [names[turn.speaker] for turn in item.transcript.turns]
 
     def step(self, rows: NDArray[np.int64], actions: NDArray[np.int64]) -> StepResult:
@@ -205,14 +214,14 @@ class Episodes:
         ended = step >= self.last_step[rows]
         whole = step + 2 >= np.array([len(self.current[row]) for row in rows.tolist()])
         self.step_index[rows] += 1
-        return StepResult(
-            rows, reward, terms, gain, actions[:, 0], reads, needed, held, ended & whole, ended & ~whole
-        )
+        return StepResult(rows, reward, terms, gain, actions[:, 0], reads, needed, held, ended & whole, ended & ~whole)
 
     def _check(self, actions: NDArray[np.int64], count: int) -> None:
         width, top = 1 + self.settings.reads, self.settings.slots
         if actions.shape != (count, width):
-            raise StmError(f"actions have shape {actions.shape}; expected {(count, width)}: one write, {width - 1} reads")
+            raise StmError(
+                f"actions have shape {actions.shape}; expected {(count, width)}: one write, {width - 1} reads"
+            )
         if actions.min(initial=0) < 0 or actions.max(initial=0) > top:
             raise StmError(f"an action is outside 0..{top}; 0 is none and i is slot i of {top}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -48,7 +48,10 @@ class MemoryEnv(gym.Env[Observation, NDArray[np.int64]]):
         The transcript has ended. Truncation: after ``max_steps`` steps, if given.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 1}
+    metadata: dict[str, Any] = {  # noqa: RUF012 (Gymnasium declares it so)
+        "render_modes": ["ansi"],
+        "render_fps": 1,
+    }
 
     def __init__(
         self,
@@ -75,7 +78,7 @@ class MemoryEnv(gym.Env[Observation, NDArray[np.int64]]):
         if render_mode not in (None, "ansi"):
             raise StmError(f"render_mode is {render_mode!r}; expected 'ansi' or none")
         self.episodes = Episodes(transcripts, as_engine(lm), 1, settings, reward, encoder, prompt)
-        self.observation_space = self.episodes.observation_space()
+        self.observation_space = self.episodes.observation_space()  # type: ignore[assignment]
         self.action_space = self.episodes.action_space()
         self.render_mode = render_mode
         self._last: StepResult | None = None
@@ -98,9 +101,7 @@ class MemoryEnv(gym.Env[Observation, NDArray[np.int64]]):
         self._last = None
         return self._observation(), self._info()
 
-    def step(
-        self, action: NDArray[np.int64] | Sequence[int]
-    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: NDArray[np.int64] | Sequence[int]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Write, read, and score the next turn.
 
         Args:
@@ -126,7 +127,7 @@ class MemoryEnv(gym.Env[Observation, NDArray[np.int64]]):
         """Return which actions are legal, flat, shape ``((1 + R) * (K + 1),)``."""
         return np.asarray(self.episodes.action_masks()[0])
 
-    def render(self) -> str | None:  # type: ignore[override]
+    def render(self) -> str | None:
         """Return the window, the memory and the last step as text if the render mode is ``ansi``."""
         return render_step(self.episodes, self._last) if self.render_mode == "ansi" else None
 
@@ -166,9 +167,7 @@ class MemoryEnv(gym.Env[Observation, NDArray[np.int64]]):
         return info
 
 
-def draw_transcript(
-    rng: np.random.Generator, transcripts: Sequence[Transcript], options: dict[str, Any] | None
-) -> int:
+def draw_transcript(rng: np.random.Generator, transcripts: Sequence[Transcript], options: dict[str, Any] | None) -> int:
     """Return the index of the transcript to play: the one in ``options``, else a random one."""
     if options and "transcript" in options:
         index = int(options["transcript"])

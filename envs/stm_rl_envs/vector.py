@@ -22,7 +22,7 @@ from stm_rl_envs.memory_env import draw_transcript
 Array = NDArray[Any]
 
 
-class MemoryVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[np.float64]]):
+class MemoryVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
     """``num_envs`` copies of :class:`~stm_rl_envs.memory_env.MemoryEnv` stepped together.
 
     The same seeds give the same trajectories as the scalar form. Episodes that end begin anew in

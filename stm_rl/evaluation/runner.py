@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -79,7 +79,8 @@ def play(
     size = min(batch, len(episodes))
     env = make_env(size, agent.full_context)
     agent.start(env)
-    played = Played(*(np.zeros(len(episodes)) for _ in range(7)))
+    sums: list[FloatArray] = [np.zeros(len(episodes)) for _ in range(7)]
+    played = Played(*sums)  # type: ignore[arg-type]
     records: dict[int, list[dict[str, Any]]] = {}
     for first in range(0, len(episodes), size):
         chunk = list(episodes[first : first + size])
@@ -129,10 +130,3 @@ def _record(env: Any, row: int, step: int, reward: float, infos: dict[str, Any])
         "evidence_needed": int(infos["evidence_needed"][row]),
         "evidence_held": int(infos["evidence_held"][row]),
     }
-
-
-def play_all(
-    agents: Iterable[Player], make_env: MakeEnv, episodes: Sequence[int], **options: Any
-) -> dict[str, Played]:
-    """Play the same episodes with every agent; see :func:`play`."""
-    return {agent.name: play(agent, make_env, episodes, **options) for agent in agents}

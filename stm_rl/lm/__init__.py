@@ -6,4 +6,12 @@ from stm_rl.lm.prompt import PromptFormat
 from stm_rl.lm.protocol import LanguageModel
 from stm_rl.lm.shared import as_engine, load_engine
 
-__all__ = ["EMBEDDED", "CausalLM", "LanguageModel", "PromptFormat", "ScoringEngine", "as_engine", "load_engine"]
+__all__ = [
+    "EMBEDDED",
+    "CausalLM",
+    "LanguageModel",
+    "PromptFormat",
+    "ScoringEngine",
+    "as_engine",
+    "load_engine",
+]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from stm_rl.errors import StmError
 
@@ -43,9 +44,7 @@ class CausalLM:
             batch_tokens: Most tokens, padding included, in one forward pass.
         """
         if not getattr(tokenizer, "is_fast", False):
-            raise StmError(
-                f"model {id} has only a slow tokenizer; stm-rl needs a fast one (a tokenizer.json file)"
-            )
+            raise StmError(f"model {id} has only a slow tokenizer; stm-rl needs a fast one (a tokenizer.json file)")
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.id = id
@@ -83,10 +82,12 @@ class CausalLM:
         if not isinstance(torch_dtype, torch.dtype):
             raise StmError(f"dtype is {dtype!r}; expected a torch dtype such as float32 or bfloat16")
         source = Path(__file__).parent / EMBEDDED if str(name) == EMBEDDED else name
+        if source != name:
+            transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar for a file of 2 MB is noise
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
             model = AutoModelForCausalLM.from_pretrained(source, dtype=torch_dtype, use_safetensors=True)
-            model.to(device)
+            model = model.to(device)  # type: ignore[arg-type]
         except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise StmError(
@@ -133,9 +134,7 @@ class CausalLM:
         encoded = [ids[-room:] for ids in self.tokenizer(list(contexts))["input_ids"]]
         width = max(len(ids) for ids in encoded)
         ids = torch.tensor([[pad] * (width - len(ids)) + ids for ids in encoded], device=self.model.device)
-        mask = torch.tensor(
-            [[0] * (width - len(ids)) + [1] * len(ids) for ids in encoded], device=self.model.device
-        )
+        mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in encoded], device=self.model.device)
         with torch.inference_mode():
             out = self.model.generate(
                 input_ids=ids,
@@ -227,7 +226,8 @@ class CausalLM:
         """Return the logits that predict the ``scored`` positions, shape ``(scored positions, vocabulary)``."""
         if self._plain_head:
             hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-            return self.model.get_output_embeddings()(hidden[:, :-1][scored])
+            logits: torch.Tensor = self.model.get_output_embeddings()(hidden[:, :-1][scored])
+            return logits
         first = int(scored.any(0).nonzero()[0, 0])  # no logits are needed before this position
         keep = ids.shape[1] - first
         logits = self.model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits

@@ -60,9 +60,7 @@ def read_transcripts(
     """
     path = Path(path)
     if format != "auto" and format not in READERS:
-        raise StmError(
-            f"unknown format {format!r}; expected auto or one of {', '.join(READERS)}; choose one of these"
-        )
+        raise StmError(f"unknown format {format!r}; expected auto or one of {', '.join(READERS)}; choose one of these")
     if limit is not None and limit < 1:
         raise StmError(f"limit is {limit}; expected at least 1; leave it out to read all transcripts")
     try:

@@ -79,9 +79,7 @@ def _load(line: str, place: Place) -> object:
 def _transcript(record: dict[str, Any], place: Place) -> Transcript:
     messages = member(record, "messages", "the record", place)
     if not isinstance(messages, list):
-        raise place.error(
-            f"messages is {reprlib.repr(messages)}; expected a list of messages; correct the value"
-        )
+        raise place.error(f"messages is {reprlib.repr(messages)}; expected a list of messages; correct the value")
     turns = [_turn(message, f"messages[{index}]", place) for index, message in enumerate(messages)]
     return place.transcript(turns, _id(record.get("id"), place))
 
@@ -98,9 +96,7 @@ def json_object(value: object, what: str, place: Place) -> dict[str, Any]:
         StmError: If it is something else.
     """
     if not isinstance(value, dict):
-        raise place.error(
-            f"{what} is {reprlib.repr(value)}; expected a JSON object; put one there or leave it out"
-        )
+        raise place.error(f"{what} is {reprlib.repr(value)}; expected a JSON object; put one there or leave it out")
     return value
 
 

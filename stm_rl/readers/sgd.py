@@ -102,8 +102,6 @@ def _turn(value: object, what: str, place: Place) -> Turn:
     turn = json_object(value, what, place)
     speaker = place.string(member(turn, "speaker", what, place), f"{what}.speaker")
     if speaker not in _SPEAKERS:
-        raise place.error(
-            f"{what}.speaker is {reprlib.repr(speaker)}; expected USER or SYSTEM; correct the value"
-        )
+        raise place.error(f"{what}.speaker is {reprlib.repr(speaker)}; expected USER or SYSTEM; correct the value")
     text = place.filled(member(turn, "utterance", what, place), f"{what}.utterance")
     return Turn(text=text, speaker=_SPEAKERS[speaker], meta={"line": place.line})

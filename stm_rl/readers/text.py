@@ -132,9 +132,7 @@ def _decode(raw: bytes, place: Place) -> str:
 
 def no_transcript(path: Path) -> StmError:
     """Return (not raise) the error of a file that was read to its end without finding a transcript."""
-    return StmError(
-        f"{path}:1: holds no transcript; expected at least one of two turns or more; give a file with text"
-    )
+    return StmError(f"{path}:1: holds no transcript; expected at least one of two turns or more; give a file with text")
 
 
 def read_text(path: Path) -> Iterator[Transcript]:

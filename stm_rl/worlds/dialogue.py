@@ -32,6 +32,7 @@ class _Fact:
     value: str
     turn: int
     stale: list[int] = field(default_factory=list)
+    values: list[str] = field(default_factory=list)
     due: int | None = None
 
     @property
@@ -192,7 +193,9 @@ class _Conversation:
             return
         fact = self._pick(options)
         fact.stale.append(fact.turn)
-        fact.value = next(v for _ in iter(int, 1) if (v := self._entity(fact.relation.value)) != fact.value)
+        fact.values.append(fact.value)
+        while fact.value in fact.values:
+            fact.value = self._entity(fact.relation.value)
         fact.turn = self._user(self._phrase(fact.relation.updates, k=fact.key, v=fact.value), "update", fact.id)
         self._assistant(self._phrase(say.ACKS), "reply")
         fact.due = max(fact.due, self._due(exchange))
@@ -234,9 +237,7 @@ class _Conversation:
             self._answer(text, f"{gift.value} {fact.value}", gift, fact)
         else:
             self._user(self._phrase(fact.relation.asks, k=fact.key), "ask", fact.id)
-            self._answer(
-                self._phrase(fact.relation.answers, k=fact.key, v=fact.value), fact.value, fact
-            )
+            self._answer(self._phrase(fact.relation.answers, k=fact.key, v=fact.value), fact.value, fact)
 
     def _answer(self, text: str, answer: str, *facts: _Fact) -> None:
         turn = self._assistant(text, "answer")

@@ -305,9 +305,19 @@ ACKS: Phrasings = (
     ("Noted.", "Got it.", "All right.", "Okay, thanks for telling me.", "Sure.", "Understood."),
     ("Okay, noted.",),
 )
-CANCEL_ACKS: Phrasings = (("Okay, I crossed it out.", "Too bad.", "All right, that is gone."), ("Okay, too bad.",))
+CANCEL_ACKS: Phrasings = (
+    ("Okay, I crossed it out.", "Too bad.", "All right, that is gone."),
+    ("Okay, too bad.",),
+)
 GOSSIP_REPLIES: Phrasings = (
-    ("Oh, really?", "How funny.", "I had no idea.", "That is hard to believe.", "What a story.", "Small world."),
+    (
+        "Oh, really?",
+        "How funny.",
+        "I had no idea.",
+        "That is hard to believe.",
+        "What a story.",
+        "Small world.",
+    ),
     ("Really? How funny.",),
 )
 NEWS_ASKS: Phrasings = (
@@ -342,5 +352,8 @@ CHAT: tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]] = (
         ("The Owls lost 3 games this week.", "They will be sad."),
     ),
 )
-EMPHASIS: Phrasings = ((" Please don't forget.", " That matters to me.", " Keep that in mind."), (" Please keep that in mind.",))
+EMPHASIS: Phrasings = (
+    (" Please don't forget.", " That matters to me.", " Keep that in mind."),
+    (" Please keep that in mind.",),
+)
 """Sometimes follow a fact; never the only sign that it matters."""

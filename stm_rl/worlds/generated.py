@@ -27,13 +27,13 @@ class GeneratedTranscripts(Sequence[Transcript]):
             raise StmError(f"split is {split!r}; expected one of {', '.join(FIRST_SEED)}")
         if not 1 <= count <= 10**8:
             raise StmError(f"{count} transcripts were asked for; expected 1 to {10**8}")
-        self.world, self.split, self.count = world, split, count
+        self.world, self.split, self.size = world, split, count
 
     def __len__(self) -> int:
-        return self.count
+        return self.size
 
     def __iter__(self) -> Iterator[Transcript]:
-        return (self[index] for index in range(self.count))
+        return (self[index] for index in range(self.size))
 
     @overload
     def __getitem__(self, index: int) -> Transcript: ...
@@ -42,7 +42,7 @@ class GeneratedTranscripts(Sequence[Transcript]):
     def __getitem__(self, index: int | slice) -> Transcript | list[Transcript]:
         """Generate the transcript (or the list of transcripts) at ``index``."""
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(self.count))]
-        if not -self.count <= index < self.count:
+            return [self[i] for i in range(*index.indices(self.size))]
+        if not -self.size <= index < self.size:
             raise IndexError(index)
-        return self.world.generate(FIRST_SEED[self.split] + index % self.count)
+        return self.world.generate(FIRST_SEED[self.split] + index % self.size)

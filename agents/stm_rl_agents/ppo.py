@@ -1,0 +1,297 @@
+"""PPO from scratch: MaskablePPO on the pointer network, with a curriculum over distances."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from safetensors.torch import load_file, save_file
+from sb3_contrib import MaskablePPO
+from stable_baselines3.common.callbacks import BaseCallback
+
+from stm_rl.errors import StmError
+from stm_rl.evaluation import Played, play
+from stm_rl.files import write_json
+from stm_rl.runs import Run
+from stm_rl_agents.policy import PointerPolicy, PolicyAgent
+from stm_rl_agents.sb3 import LOGGED, MemoryVecEnv
+from stm_rl_envs.vector import MemoryVectorEnv
+
+MakeEnv = Callable[..., MemoryVectorEnv]
+"""Makes environments: ``make_env(num_envs, split="train", autoreset=True, full_context=False, **overrides)``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A part of training on its own settings of the environment.
+
+    Attributes:
+        share: Share of all steps.
+        overrides: Environment settings during the stage, for instance ``{"max_gap": 5}``.
+    """
+
+    share: float
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PPOSettings:
+    """Settings of training.
+
+    Attributes:
+        steps: Environment steps in all.
+        num_envs: Environments stepped together.
+        rollout: Steps of each environment in a rollout.
+        batch_size: Steps in a minibatch.
+        epochs: Passes over each rollout.
+        lr: Learning rate at the start; falls linearly to a tenth.
+        gamma: Discount.
+        gae_lambda: Lambda of generalised advantage estimation (Schulman et al., 2016).
+        entropy: Weight of the entropy bonus.
+        clip: Clip range of the policy ratio.
+        leave_bias: Added at the start to the logit of leaving a turn out. A policy that rewrites its
+            memory at every turn never holds anything long enough to be paid for it.
+        width: Width of the network.
+        layers: Self-attention layers of the network.
+        curriculum: Stages, in order; their shares add up to 1.
+        validate_every: Rollouts between two validations.
+        validation_episodes: Episodes of a validation.
+        seed: Seeds everything.
+    """
+
+    steps: int = 400_000
+    num_envs: int = 32
+    rollout: int = 128
+    batch_size: int = 512
+    epochs: int = 4
+    lr: float = 1e-3
+    gamma: float = 0.98
+    gae_lambda: float = 0.95
+    entropy: float = 0.01
+    clip: float = 0.2
+    leave_bias: float = 2.0
+    width: int = 64
+    layers: int = 2
+    curriculum: tuple[Stage, ...] = (Stage(1.0),)
+    validate_every: int = 8
+    validation_episodes: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Reject settings that cannot be trained with."""
+        for name in (
+            "steps",
+            "num_envs",
+            "rollout",
+            "batch_size",
+            "epochs",
+            "validate_every",
+            "validation_episodes",
+        ):
+            if getattr(self, name) < 1:
+                raise StmError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if (self.num_envs * self.rollout) % self.batch_size:
+            raise StmError(
+                f"batch_size {self.batch_size} does not divide a rollout of {self.num_envs} x {self.rollout} = "
+                f"{self.num_envs * self.rollout} steps; use a divisor such as {self.num_envs * self.rollout // 8}"
+            )
+        if abs(sum(stage.share for stage in self.curriculum) - 1) > 1e-6:
+            raise StmError("the shares of the curriculum's stages do not add up to 1")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for ``config.yaml``."""
+        return {**asdict(self), "curriculum": [asdict(stage) for stage in self.curriculum]}
+
+
+class PPOTrainer:
+    """Trains a slot policy and keeps the one that did best on validation episodes.
+
+    Args:
+        make_env: Makes environments.
+        settings: How to train.
+        run: Where metrics, checkpoint and policy go.
+        card: What to keep beside the policy's weights.
+        on_progress: Called after each rollout with the steps done and the last metrics.
+    """
+
+    def __init__(
+        self,
+        make_env: MakeEnv,
+        settings: PPOSettings,
+        run: Run,
+        card: Mapping[str, Any] | None = None,
+        on_progress: Callable[[int, dict[str, Any]], None] = lambda steps, row: None,
+    ) -> None:
+        self.make_env, self.settings, self.run = make_env, settings, run
+        self.card, self.on_progress = dict(card or {}), on_progress
+        self.best = -np.inf
+        self.done = 0
+        self.seconds = 0.0
+        self.model = MaskablePPO(
+            PointerPolicy,
+            MemoryVecEnv(self._stage_env(0)),
+            learning_rate=self._rate,
+            n_steps=settings.rollout,
+            batch_size=settings.batch_size,
+            n_epochs=settings.epochs,
+            gamma=settings.gamma,
+            gae_lambda=settings.gae_lambda,
+            ent_coef=settings.entropy,
+            clip_range=settings.clip,
+            seed=settings.seed,
+            policy_kwargs={"width": settings.width, "layers": settings.layers},
+        )
+        policy = self.model.policy
+        assert isinstance(policy, PointerPolicy)
+        self.network = policy.network
+        self.network.prefer_leaving(settings.leave_bias)
+
+    def _rate(self, _: float) -> float:
+        return self.settings.lr * (1 - 0.9 * min(1.0, self.done / self.settings.steps))
+
+    def _stage_env(self, number: int) -> MemoryVectorEnv:
+        return self.make_env(self.settings.num_envs, split="train", **self.settings.curriculum[number].overrides)
+
+    def agent(self) -> PolicyAgent:
+        """Return the network as it is now, as an agent."""
+        return PolicyAgent(self.network, self.card)
+
+    def train(self) -> PolicyAgent:
+        """Train to the end; return the best policy.
+
+        Raises:
+            KeyboardInterrupt: Training was interrupted; the checkpoint and the best policy so far
+                have been saved.
+        """
+        start = time.monotonic() - self.seconds
+        end = 0.0
+        try:
+            for number, stage in enumerate(self.settings.curriculum):
+                end += stage.share * self.settings.steps
+                if self.done >= end:
+                    continue
+                env = MemoryVecEnv(self._stage_env(number))
+                env.seed(self.settings.seed + 1_000 * number + self.done)
+                self.model.set_env(env)
+                final = number == len(self.settings.curriculum) - 1
+                callback = _AfterRollout(self, start, final)
+                self.model.learn(round(end) - self.done, callback=callback, reset_num_timesteps=True)
+                callback.close()
+        finally:
+            self.network.eval()
+            self.save_checkpoint()
+            if self.best == -np.inf:
+                self.agent().save(self.run.folder)
+        return PolicyAgent.load(self.run.folder)
+
+    def validate(self) -> Played:
+        """Play the validation episodes with the policy as it is now."""
+        count = self.settings.validation_episodes
+
+        def make(num_envs: int, full_context: bool) -> MemoryVectorEnv:
+            return self.make_env(num_envs, split="validation", autoreset=False, full_context=full_context)
+
+        available = len(make(1, False).episodes.prepare.transcripts)
+        played = play(self.agent(), make, range(min(count, available)))
+        self.network.train()
+        return played
+
+    # Checkpoints hold tensors and JSON only, so that loading one runs no code.
+
+    def save_checkpoint(self) -> None:
+        """Write network, optimizer and progress to ``checkpoint/``."""
+        folder = self.run.folder / "checkpoint"
+        folder.mkdir(exist_ok=True)
+        tensors = {f"network.{name}": value.contiguous() for name, value in self.network.state_dict().items()}
+        for index, state in self.model.policy.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value.contiguous() for name, value in state.items()}
+        best = self.best if np.isfinite(self.best) else None  # JSON knows no infinity
+        part = folder / "state.safetensors.part"
+        save_file(tensors, part)
+        part.replace(folder / "state.safetensors")
+        write_json(folder / "state.json", {"done": self.done, "best": best, "seconds": self.seconds})
+
+    def load_checkpoint(self) -> None:
+        """Go on from ``checkpoint/``.
+
+        Raises:
+            StmError: There is no readable checkpoint.
+        """
+        folder = self.run.folder / "checkpoint"
+        try:
+            state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+            tensors = load_file(folder / "state.safetensors")
+        except (OSError, ValueError) as error:
+            raise StmError(f"{folder} holds no checkpoint to resume from ({error}); train without --resume") from error
+        prefix = "network."
+        self.network.load_state_dict(
+            {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        )
+        optimizer = self.model.policy.optimizer
+        packed = optimizer.state_dict()
+        for name, value in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".")
+                packed["state"].setdefault(int(index), {})[key] = value
+        optimizer.load_state_dict(packed)
+        self.done, self.seconds = state["done"], state["seconds"]
+        self.best = -np.inf if state["best"] is None else state["best"]
+
+
+class _AfterRollout(BaseCallback):
+    """Logs each rollout, validates now and then, and keeps the best policy."""
+
+    def __init__(self, trainer: PPOTrainer, start: float, final: bool) -> None:
+        super().__init__()
+        self.trainer, self.start, self.final = trainer, start, final
+        self.first = trainer.done
+        self.rollouts = 0
+
+    def _on_step(self) -> bool:
+        self.trainer.done = self.first + self.num_timesteps
+        return True
+
+    def _on_rollout_start(self) -> None:
+        if self.rollouts:  # the update after the last rollout is over
+            self._log(self.rollouts % self.trainer.settings.validate_every == 0)
+        self.rollouts += 1
+
+    def close(self) -> None:
+        """Log the last rollout of the stage."""
+        self._log(True)
+
+    def _log(self, validate: bool) -> None:
+        trainer = self.trainer
+        trainer.seconds = time.monotonic() - self.start
+        row: dict[str, Any] = {"steps": trainer.done, "seconds": round(trainer.seconds, 1)}
+        episodes = list(self.model.ep_info_buffer or ())
+        if episodes:
+            mean = {name: float(np.mean([e[name] for e in episodes])) for name in ("r", "l", *LOGGED)}
+            row |= {
+                "train/return": mean["r"],
+                "train/coherence_gain": mean["coherence_gain"],
+                "train/writes_per_turn": mean["writes"] / mean["l"],
+                "train/reads_per_turn": mean["reads"] / mean["l"],
+                "train/evidence_held": mean["evidence_held"] / max(mean["evidence_needed"], 1e-9),
+            }
+        for name, value in self.model.logger.name_to_value.items():
+            if name.startswith("train/"):
+                row[f"ppo/{name.removeprefix('train/')}"] = float(value)
+        if validate:
+            played = trainer.validate()
+            row["validation/return"] = float(played.returns.mean())
+            row["validation/coherence_gain"] = float(played.gains.mean())
+            if played.asked.any():
+                row["validation/evidence_recall"] = float(played.recalled.sum() / played.asked.sum())
+            trainer.seconds = time.monotonic() - self.start
+            if self.final and row["validation/return"] > trainer.best:
+                trainer.best = row["validation/return"]
+                trainer.agent().save(trainer.run.folder)
+                trainer.network.train()
+            trainer.save_checkpoint()
+        trainer.run.log({name: round(v, 5) if isinstance(v, float) else v for name, v in row.items()})
+        trainer.on_progress(trainer.done, row)

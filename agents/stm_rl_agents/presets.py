@@ -1,0 +1,34 @@
+"""Settings that were found to work, by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from stm_rl.errors import StmError
+from stm_rl_agents.ppo import PPOSettings, Stage
+
+DIALOGUE_CURRICULUM = (
+    Stage(0.3, {"min_gap": 2, "max_gap": 5}),
+    Stage(0.2, {"min_gap": 3, "max_gap": 8}),
+    Stage(0.5),
+)
+"""From short distances to the real ones: at first nothing has to be held for long to be paid."""
+
+PRESETS: dict[str, PPOSettings] = {
+    "demo": PPOSettings(steps=400_000),
+    "full": PPOSettings(steps=2_000_000),
+    "smoke": PPOSettings(steps=2_048, num_envs=16, rollout=32, batch_size=256, validate_every=2, validation_episodes=8),
+}
+"""``demo``: minutes on a laptop; ``full``: under an hour; ``smoke``: seconds, learns nothing."""
+
+
+def preset(name: str, env: str) -> PPOSettings:
+    """Return the settings ``name`` for the environment ``env``, with its curriculum if it has one.
+
+    Raises:
+        StmError: There is no such preset.
+    """
+    if name not in PRESETS:
+        raise StmError(f"unknown preset {name!r}; expected one of {', '.join(PRESETS)}")
+    settings = PRESETS[name]
+    return replace(settings, curriculum=DIALOGUE_CURRICULUM) if env == "stm_rl/Dialogue-v0" else settings

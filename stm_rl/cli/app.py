@@ -1,0 +1,157 @@
+"""The commands, their options and their help. Work is done elsewhere and imported when needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import stm_rl
+
+app = typer.Typer(
+    help="Teach a language model what to remember.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+EnvId = Annotated[str, typer.Argument(help="Environment id; `stm-rl envs` lists them.")]
+Transcripts = Annotated[
+    Path | None, typer.Option(help="Your own transcripts: messages JSONL, plain text, stories, or SGD.")
+]
+Format = Annotated[str, typer.Option(help="Format of --transcripts: auto, messages, text, stories, sgd.")]
+Limit = Annotated[int | None, typer.Option(help="Take only the first transcripts.", min=1)]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="Setting of the environment, for instance `--set slots=8`. Repeatable.",
+        metavar="NAME=VALUE",
+    ),
+]
+Model = Annotated[str, typer.Option("--lm", help="Language model: tiny (embedded), a folder, or a Hugging Face id.")]
+Device = Annotated[str, typer.Option(help="Torch device of the language model: cpu, cuda, auto.")]
+Dtype = Annotated[str, typer.Option(help="Torch dtype of the language model.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(stm_rl.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def envs(as_json: Json = False) -> None:
+    """List the environments.
+
+    Example: `stm-rl envs --json`
+    """
+    from stm_rl.cli.envs import list_envs
+
+    list_envs(as_json)
+
+
+@app.command()
+def train(
+    env: EnvId = "stm_rl/Dialogue-v0",
+    out: Annotated[Path, typer.Option(help="Run folder to write.")] = Path("runs/train"),
+    preset: Annotated[str, typer.Option(help="demo (minutes), full (under an hour), smoke (seconds).")] = "demo",
+    steps: Annotated[int | None, typer.Option(help="Environment steps, instead of the preset's.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Seeds everything.")] = 0,
+    transcripts: Transcripts = None,
+    format: Format = "auto",
+    limit: Limit = None,
+    set_: Sets = None,
+    lm: Model = "tiny",
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    eval_episodes: Annotated[
+        int, typer.Option(help="Held-out episodes of the final evaluation; 0 for none.", min=0)
+    ] = 200,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Move an existing --out aside and start anew.")] = False,
+    threads: Annotated[int, typer.Option(help="Torch threads.", min=1)] = 1,
+    as_json: Json = False,
+) -> None:
+    """Train a PPO slot policy and evaluate it against every baseline.
+
+    Examples:
+    `stm-rl train stm_rl/Dialogue-v0 --preset demo --out runs/demo`
+
+    `stm-rl train --transcripts chats.jsonl --out runs/chats --set slots=8`
+
+    `stm-rl train --resume --out runs/demo`
+    """
+    from stm_rl.cli.train import TrainRequest, run_training
+
+    request = TrainRequest(
+        env,
+        out,
+        preset,
+        steps,
+        seed,
+        transcripts,
+        format,
+        limit,
+        set_ or [],
+        lm,
+        device,
+        dtype,
+        eval_episodes,
+        threads,
+    )
+    run_training(request, resume=resume, force=force, as_json=as_json)
+
+
+@app.command(name="eval")
+def evaluate(
+    env: EnvId = "stm_rl/Dialogue-v0",
+    agent: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A run folder, the name of a baseline, or NAME=FOLDER,FOLDER,... for one policy trained with "
+            "several seeds. Repeatable. Baselines and references are always there.",
+            metavar="AGENT",
+        ),
+    ] = None,
+    episodes: Annotated[int, typer.Option(help="Held-out episodes.", min=1)] = 200,
+    transcripts: Transcripts = None,
+    format: Format = "auto",
+    limit: Limit = None,
+    set_: Sets = None,
+    lm: Model = "tiny",
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    seed: Annotated[int, typer.Option(help="Seeds random agents and the bootstrap.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write eval.json here.")] = None,
+    traces: Annotated[Path | None, typer.Option(help="Write traces of the first episodes here.")] = None,
+    threads: Annotated[int, typer.Option(help="Torch threads.", min=1)] = 1,
+    as_json: Json = False,
+) -> None:
+    """Evaluate agents on the same held-out episodes.
+
+    Examples:
+    `stm-rl eval --agent runs/demo`
+
+    `stm-rl eval --agent runs/demo --set turns=80 --set entities=heldout --set templates=heldout`
+
+    `stm-rl eval --transcripts chats.jsonl --agent runs/demo --json`
+    """
+    from stm_rl.cli.evaluate import EvalRequest, run_evaluation
+
+    request = EvalRequest(
+        env, agent or [], episodes, transcripts, format, limit, set_ or [], lm, device, dtype, seed, threads
+    )
+    run_evaluation(request, out=out, traces=traces, as_json=as_json)

@@ -1,0 +1,184 @@
+"""``stm-rl eval``, and the evaluation at the end of ``stm-rl train``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from stm_rl.cli.output import print_table
+from stm_rl.cli.task import Task, make_task
+from stm_rl.errors import StmError
+from stm_rl.evaluation import Bootstrap, Played, difference, play, summarize
+from stm_rl.files import write_json, write_jsonl
+from stm_rl.runs import Run
+from stm_rl_agents import Agent, FullContext, Informed, Oracle, heuristics
+from stm_rl_agents.policy import PolicyAgent
+from stm_rl_envs.vector import MemoryVectorEnv
+
+TRACED_EPISODES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class EvalRequest:
+    """The command-line values of ``stm-rl eval``; see ``stm-rl eval --help``."""
+
+    env: str
+    agents: list[str]
+    episodes: int
+    transcripts: Path | None
+    format: str
+    limit: int | None
+    sets: list[str]
+    lm: str
+    device: str
+    dtype: str
+    seed: int
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What came out.
+
+    Attributes:
+        report: Contents of ``eval.json``.
+        traces: Contents of ``traces.jsonl``.
+        against_best: Paired difference of returns between each learned agent and the best budgeted
+            heuristic, by agent.
+        best_heuristic: Its name.
+    """
+
+    report: dict[str, Any]
+    traces: list[dict[str, Any]]
+    against_best: dict[str, dict[str, Any]]
+    best_heuristic: str
+
+
+def load_agents(specs: Sequence[str]) -> tuple[dict[str, list[PolicyAgent]], list[int]]:
+    """Return the learned agents that ``--agent`` names, each once for each seed, and all their seeds."""
+    groups: dict[str, list[PolicyAgent]] = {}
+    seeds: list[int] = []
+    builtin = {agent.name for agent in references(True)} | {agent.name for agent in heuristics()}
+    for spec in specs:
+        if spec in builtin:
+            continue  # always there
+        name, equals, folders = spec.rpartition("=")
+        paths = [Path(folder) for folder in folders.split(",")]
+        for path in paths:
+            if not path.is_dir():
+                raise StmError(
+                    f"unknown agent {str(path)!r}: it is neither a run folder nor one of {', '.join(sorted(builtin))}"
+                )
+        policies = [PolicyAgent.load(path) for path in paths]
+        label = name if equals else policies[0].name
+        if label in groups or label in builtin:
+            label = f"{label}:{paths[0].name}"
+        for policy in policies:
+            policy.name = label
+            seeds.append(int(policy.card.get("seed", 0)))
+        groups[label] = policies
+    return groups, seeds
+
+
+def references(procedural: bool) -> list[Agent]:
+    """Return the references that know more than an agent may; ``informed`` needs a procedural world."""
+    return [FullContext(), *([Informed()] if procedural else []), Oracle()]
+
+
+def evaluate_task(
+    task: Task, learned: dict[str, list[PolicyAgent]], episodes: int, seeds: list[int], seed: int, split: str
+) -> Evaluation:
+    """Play the held-out episodes with every agent."""
+
+    def make(num_envs: int, full_context: bool) -> MemoryVectorEnv:
+        return task.make(num_envs, split=split, autoreset=False, full_context=full_context)
+
+    probe = make(1, False)
+    transcripts = probe.episodes.prepare.transcripts
+    indices = range(min(episodes, len(transcripts)))
+    procedural = "kind" in transcripts[0].turns[0].meta
+    groups: dict[str, Sequence[Agent]] = {agent.name: [agent] for agent in heuristics(seed)}
+    groups |= {agent.name: [agent] for agent in references(procedural)}
+    groups |= learned
+    played: dict[str, list[Played]] = {}
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description:28s}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("evaluating", total=len(indices) * sum(map(len, groups.values())))
+        for name, agents in groups.items():
+            progress.update(bar, description=f"evaluating {name}")
+            traced = name in (*learned, "oracle", "none")
+            played[name] = [
+                play(
+                    agent,
+                    make,
+                    indices,
+                    traces=TRACED_EPISODES if traced else 0,
+                    on_episodes=lambda count: progress.advance(bar, count),
+                )
+                for agent in agents
+            ]
+    bootstrap = Bootstrap(len(indices), seed)
+    settings = probe.episodes.settings
+    report: dict[str, Any] = {
+        "env": task.name,
+        "settings": {
+            "slots": settings.slots,
+            "window": settings.window,
+            "reads": settings.reads,
+            "lm": task.engine.lm.id,
+            **task.overrides,
+        },
+        "episodes": len(indices),
+        "seeds": seeds or [seed],
+        "agents": {name: summarize(results, bootstrap) for name, results in played.items()},
+    }
+    budgeted = [agent.name for agent in heuristics()]
+    best = max(budgeted, key=lambda name: report["agents"][name]["return"]["mean"])
+    against = {name: difference(played[name], played[best], bootstrap) for name in learned}
+    traces = [trace for results in played.values() for trace in results[0].traces]
+    return Evaluation(report, traces, against, best)
+
+
+def run_evaluation(request: EvalRequest, *, out: Path | None, traces: Path | None, as_json: bool) -> None:
+    """Do what ``stm-rl eval`` asks for."""
+    torch.set_num_threads(request.threads)
+    learned, seeds = load_agents(request.agents)
+    task = make_task(
+        request.env, request.transcripts, request.format, request.limit, request.sets,
+        request.lm, request.device, request.dtype,
+    )  # fmt: skip
+    split = "all" if request.transcripts else "test"
+    result = evaluate_task(task, learned, request.episodes, seeds, request.seed, split)
+    for path in filter(None, (out, traces)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if out is not None:
+        write_json(out, result.report)
+    if traces is not None:
+        write_jsonl(traces, result.traces)
+    show(result, as_json)
+
+
+def show(result: Evaluation, as_json: bool) -> None:
+    """Print an evaluation as a table or as JSON."""
+    if as_json:
+        json.dump(result.report, sys.stdout, indent=1)
+        print()
+    else:
+        print_table(result.report, result.against_best, result.best_heuristic)
+
+
+def evaluate_run(task: Task, run: Run, policy: PolicyAgent, episodes: int, seed: int) -> Evaluation:
+    """Evaluate a policy that was just trained, and write ``eval.json`` and ``traces.jsonl``."""
+    result = evaluate_task(task, {policy.name: [policy]}, episodes, [seed], seed, "test")
+    write_json(run.folder / "eval.json", result.report)
+    write_jsonl(run.folder / "traces.jsonl", result.traces)
+    return result

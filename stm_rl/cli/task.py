@@ -1,0 +1,153 @@
+"""What is trained or evaluated on: an environment id or a file of transcripts, and a language model."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import yaml
+
+from stm_rl.errors import StmError
+from stm_rl.lm import LanguageModel, ScoringEngine, load_engine
+from stm_rl.lm.prompt import line
+from stm_rl.readers import read_transcripts
+from stm_rl.transcript import Transcript
+from stm_rl_envs.episodes import MemorySettings
+from stm_rl_envs.vector import MemoryVectorEnv
+
+SPLIT_SHARES = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1.0), "all": (0.0, 1.0)}
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Makes the environments of one training or evaluation.
+
+    Attributes:
+        name: Environment id, or ``transcripts:FILE``.
+        engine: Scores turns.
+        overrides: Environment settings given by the user.
+        transcripts: The user's transcripts, if any.
+    """
+
+    name: str
+    engine: ScoringEngine
+    overrides: dict[str, Any] = field(default_factory=dict)
+    transcripts: tuple[Transcript, ...] = ()
+
+    def make(
+        self,
+        num_envs: int,
+        split: str = "train",
+        autoreset: bool = True,
+        full_context: bool = False,
+        **overrides: Any,
+    ) -> MemoryVectorEnv:
+        """Make ``num_envs`` environments on a split."""
+        options = self.overrides | overrides
+        if self.transcripts:
+            settings = MemorySettings(full_context=full_context)
+            try:
+                settings = replace(settings, **options)
+            except TypeError as error:
+                raise StmError(
+                    f"unknown setting for transcripts: {error}; expected slots, window, reads or max_steps"
+                ) from error
+            chosen = split_transcripts(self.transcripts, split)
+            return MemoryVectorEnv(num_envs, chosen, settings=settings, lm=self.engine, autoreset=autoreset)
+        try:
+            env = gym.make_vec(
+                self.name,
+                num_envs,
+                vectorization_mode="vector_entry_point",
+                split=split,
+                lm=self.engine,
+                autoreset=autoreset,
+                full_context=full_context,
+                **options,
+            )
+        except TypeError as error:
+            raise StmError(f"cannot make {self.name} with these settings: {error}") from error
+        assert isinstance(env.unwrapped, MemoryVectorEnv)
+        return env.unwrapped
+
+
+def make_task(
+    env: str,
+    transcripts: Path | None,
+    format: str,
+    limit: int | None,
+    sets: Sequence[str],
+    lm: str,
+    device: str,
+    dtype: str,
+) -> Task:
+    """Build a task from command-line values.
+
+    Raises:
+        StmError: Something is unknown, malformed or does not fit.
+    """
+    overrides = parse_sets(sets)
+    if transcripts is None:
+        check_env_id(env)
+        return Task(env, load_engine(lm, device, dtype), overrides)
+    found = tuple(itertools.islice(read_transcripts(transcripts, format), limit))
+    if not found:
+        raise StmError(f"{transcripts} holds no transcript; expected at least one")
+    engine = load_engine(lm, device, dtype)
+    check_fits(found, engine.lm)
+    return Task(f"transcripts:{transcripts.name}", engine, overrides, found)
+
+
+def check_env_id(env: str) -> None:
+    """Raise StmError unless ``env`` is a registered id with a vector form."""
+    known = sorted(name for name, spec in gym.registry.items() if spec.namespace == "stm_rl" or name == env)
+    if env not in known:
+        close = difflib.get_close_matches(env, known, 1, 0.3)
+        hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(known)}"
+        raise StmError(f"unknown environment {env!r}; {hint} (`stm-rl envs` lists them)")
+
+
+def parse_sets(sets: Sequence[str]) -> dict[str, Any]:
+    """Return ``NAME=VALUE`` settings as a dict; values are read as YAML scalars."""
+    settings = {}
+    for text in sets:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise StmError(f"--set {text!r} is malformed; expected NAME=VALUE such as slots=8")
+        settings[name] = yaml.safe_load(value)
+    return settings
+
+
+def check_fits(transcripts: Sequence[Transcript], lm: LanguageModel) -> None:
+    """Raise StmError if a turn is longer than the language model can read."""
+    lines = [(transcript, number) for transcript in transcripts for number in range(len(transcript))]
+    counts = lm.count_tokens([line(transcript.turns[number]) for transcript, number in lines])
+    for (transcript, number), count in zip(lines, counts, strict=True):
+        if count + 2 > lm.max_tokens:
+            turn = transcript.turns[number]
+            number_in_file = turn.meta.get("line", transcript.meta.get("line", "?"))
+            place = f"{transcript.meta.get('file', transcript.id)}:{number_in_file}"
+            raise StmError(
+                f"{place}: turn {number} of transcript {transcript.id} has {count} tokens, but model {lm.id} reads "
+                f"at most {lm.max_tokens}; split the turn or take a model with a longer context (--lm)"
+            )
+
+
+def split_transcripts(transcripts: Sequence[Transcript], split: str) -> list[Transcript]:
+    """Return a fixed random part of the transcripts: 80% train, 10% validation, 10% test, or all.
+
+    With fewer than three transcripts every part holds them all.
+    """
+    count = len(transcripts)
+    if count < 3:
+        return list(transcripts)
+    order = np.random.default_rng(0).permutation(count)
+    low, high = SPLIT_SHARES[split]
+    first, last = min(round(low * count), count - 1), round(high * count)
+    return [transcripts[i] for i in sorted(order[first : max(last, first + 1)].tolist())]

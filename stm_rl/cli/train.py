@@ -1,0 +1,165 @@
+"""``stm-rl train``."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+import stm_rl
+from stm_rl.cli.evaluate import evaluate_run, show
+from stm_rl.cli.task import Task, make_task
+from stm_rl.errors import StmError
+from stm_rl.evaluation.plot import plot_learning_curve
+from stm_rl.runs import Run
+from stm_rl_agents.policy import PolicyAgent
+from stm_rl_agents.ppo import PPOSettings, PPOTrainer, Stage
+from stm_rl_agents.presets import preset
+
+
+@dataclass(frozen=True, slots=True)
+class TrainRequest:
+    """The command-line values of ``stm-rl train``; see ``stm-rl train --help``."""
+
+    env: str
+    out: Path
+    preset: str
+    steps: int | None
+    seed: int
+    transcripts: Path | None
+    format: str
+    limit: int | None
+    sets: list[str]
+    lm: str
+    device: str
+    dtype: str
+    eval_episodes: int
+    threads: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for ``config.yaml``."""
+        paths = {
+            "out": str(self.out),
+            "transcripts": str(self.transcripts.resolve()) if self.transcripts else None,
+        }
+        return {**asdict(self), **paths}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainRequest:
+        """Return the request that :meth:`as_dict` wrote."""
+        file = values["transcripts"]
+        return cls(**{**values, "out": Path(values["out"]), "transcripts": Path(file) if file else None})
+
+
+def run_training(request: TrainRequest, *, resume: bool, force: bool, as_json: bool) -> None:
+    """Do what ``stm-rl train`` asks for."""
+    if resume:
+        run = Run.open(request.out)
+        stored = run.config
+        try:
+            request = replace(TrainRequest.from_dict(stored["request"]), out=request.out)
+            settings = _settings(stored["ppo"])
+        except (KeyError, TypeError) as error:
+            raise StmError(f"{run.folder / 'config.yaml'} is not one that `stm-rl train` wrote ({error})") from error
+    else:
+        settings = preset(request.preset, request.env if request.transcripts is None else "")
+        settings = replace(settings, seed=request.seed, steps=request.steps or settings.steps)
+    torch.set_num_threads(request.threads)
+    task = make_task(
+        request.env, request.transcripts, request.format, request.limit, request.sets,
+        request.lm, request.device, request.dtype,
+    )  # fmt: skip
+    task.make(1)  # a bad setting is an error before the run folder is made
+    if not resume:
+        versions = {name: version(name) for name in ("torch", "transformers", "stable-baselines3", "gymnasium")}
+        config = {
+            "command": " ".join(["stm-rl", *sys.argv[1:]]),
+            "request": request.as_dict(),
+            "ppo": settings.as_dict(),
+            "versions": {"stm-rl": stm_rl.__version__, "python": platform.python_version(), **versions},
+        }
+        run = Run.create(request.out, config, force=force)
+    policy = _train(task, settings, run, resume)
+    title = f"{task.name}, seed {settings.seed}"
+    if request.eval_episodes:
+        result = evaluate_run(task, run, policy, request.eval_episodes, settings.seed)
+        agents = result.report["agents"]
+        names = [name for name in ("oracle", "informed", result.best_heuristic) if name in agents]
+        references = {name: agents[name]["return"]["mean"] for name in names}
+        plot_learning_curve(
+            {"ppo": run.metrics()}, run.folder / "learning_curve.png", title=title, references=references
+        )
+        show(result, as_json)
+    else:
+        plot_learning_curve({"ppo": run.metrics()}, run.folder / "learning_curve.png", title=title)
+    Console(stderr=True).print(f"wrote {run.folder}", highlight=False)
+
+
+def _settings(values: dict[str, Any]) -> PPOSettings:
+    return PPOSettings(**{**values, "curriculum": tuple(Stage(**stage) for stage in values["curriculum"])})
+
+
+def _train(task: Task, settings: PPOSettings, run: Run, resume: bool) -> PolicyAgent:
+    card = {
+        "env": task.name,
+        "settings": task.overrides,
+        "lm": task.engine.lm.id,
+        "seed": settings.seed,
+        "steps": settings.steps,
+    }
+    with _progress(settings.steps) as report:
+        trainer = PPOTrainer(task.make, settings, run, card, report)
+        if resume:
+            trainer.load_checkpoint()
+        try:
+            return trainer.train()
+        except KeyboardInterrupt:
+            Console(stderr=True).print(
+                f"interrupted after {trainer.done:,} steps; what was trained is in {run.folder} "
+                f"(go on with: stm-rl train --resume --out {run.folder})",
+                highlight=False,
+            )
+            raise
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int, dict[str, Any]], None]]:
+    """Show a bar on a terminal, and a line for each validation elsewhere."""
+    console = Console(stderr=True)
+    shown = {"text": "training"}
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(shown["text"], total=total)
+
+        def report(steps: int, row: dict[str, Any]) -> None:
+            if "validation/return" in row:
+                shown["text"] = f"training · validation return {row['validation/return']:.2f}"
+                if not console.is_terminal:
+                    seconds = row["seconds"]
+                    console.print(
+                        f"{steps:>9,} of {total:,} steps  {seconds:5.0f} s  training return "
+                        f"{row.get('train/return', 0):6.2f}  validation return {row['validation/return']:6.2f}",
+                        highlight=False,
+                        soft_wrap=True,
+                    )
+            progress.update(bar, completed=steps, description=shown["text"])
+
+        yield report

@@ -1,0 +1,49 @@
+"""The learning curve as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"  # Okabe and Ito, colour-blind safe
+
+
+def plot_learning_curve(
+    curves: Mapping[str, Sequence[Mapping[str, Any]]],
+    path: Path,
+    *,
+    title: str = "",
+    references: Mapping[str, float] | None = None,
+) -> None:
+    """Draw validation returns over environment steps and save them as PNG.
+
+    Args:
+        curves: Rows of ``metrics.jsonl`` by the name of the run.
+        path: File to write.
+        title: Title of the plot.
+        references: Returns to draw as horizontal lines, by the name of the agent.
+    """
+    figure = Figure(figsize=(7.2, 4.2), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    for number, (name, rows) in enumerate(curves.items()):
+        points = [(row["steps"], row["validation/return"]) for row in rows if "validation/return" in row]
+        label = "PPO policy" if number == 0 else None
+        axes.plot(*zip(*points, strict=True), color=BLUE, linewidth=1.8, alpha=0.9, label=label, gid=name)
+    for (name, value), colour in zip((references or {}).items(), (GREEN, ORANGE, GREY, GREY, GREY), strict=False):
+        axes.axhline(value, color=colour, linestyle="--", linewidth=1.2)
+        axes.annotate(
+            name, (1.0, value), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points",
+            va="center", color=colour, fontsize=9,
+        )  # fmt: skip
+    axes.set_xlabel("environment steps")
+    axes.set_ylabel("return on validation episodes (nats)")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:.0f}k" if value else "0")
+    axes.set_title(title, fontsize=11, loc="left")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    if any(curves.values()):
+        axes.legend(loc="upper left", frameon=False, fontsize=9)
+    figure.savefig(path)

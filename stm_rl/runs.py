@@ -1,0 +1,89 @@
+"""Run folders: everything a training run leaves behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stm_rl.errors import StmError
+from stm_rl.files import write_text
+
+
+class Run:
+    """A run folder: ``config.yaml``, ``metrics.jsonl``, ``policy.*``, ``checkpoint/``, ``eval.json`` ...
+
+    Attributes:
+        folder: Where it is.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def create(cls, folder: Path, config: dict[str, Any], *, force: bool = False) -> Run:
+        """Make a new run folder and write its ``config.yaml``.
+
+        Args:
+            folder: Where; its parents are made.
+            config: Everything needed to repeat the run.
+            force: Move a folder that exists to ``<name>.1`` (or the next free number) first.
+
+        Raises:
+            StmError: The folder exists and ``force`` is off.
+        """
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            if not force:
+                raise StmError(
+                    f"{folder} exists already; give another --out, --resume to go on with it, "
+                    "or --force to move it aside and start anew"
+                )
+            number = 1
+            while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
+                number += 1
+            folder.rename(aside)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        return cls(folder)
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """Open an existing run folder.
+
+        Raises:
+            StmError: It is none.
+        """
+        if not (folder / "config.yaml").is_file():
+            raise StmError(f"{folder} is not a run folder (it has no config.yaml); `stm-rl train` makes one")
+        return cls(folder)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What ``config.yaml`` says."""
+        try:
+            config = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise StmError(f"{self.folder / 'config.yaml'} is not valid YAML: {error}") from error
+        if not isinstance(config, dict):
+            raise StmError(f"{self.folder / 'config.yaml'} holds no settings; expected a mapping")
+        return config
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Append a row to ``metrics.jsonl``."""
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the rows of ``metrics.jsonl``; none if there is no such file yet."""
+        path = self.folder / "metrics.jsonl"
+        if not path.exists():
+            return []
+        rows = []
+        for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                rows.append(json.loads(text))
+            except json.JSONDecodeError as error:
+                raise StmError(f"{path}:{number}: not valid JSON ({error.msg}); expected one object a line") from error
+        return rows
