@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as check_sb3_env
 
 from stm_rl import Probe, StmError, Transcript
+from stm_rl.features import HashedWords
 from stm_rl.lm import ScoringEngine, load_engine
 from stm_rl.rewards import Reward
 from stm_rl_envs.dialogue import DialogueEnv
@@ -21,6 +22,7 @@ from stm_rl_envs.episodes import GLOBAL_FEATURES, SLOT_FEATURES, MemorySettings
 from stm_rl_envs.memory_env import MemoryEnv
 
 IDS = [name for name in gym.registry if name.startswith("stm_rl/")]
+ENCODER = HashedWords(32)
 ENGINE = ScoringEngine(WordLM())
 """Shared, so that each score is computed once in all tests."""
 
@@ -38,13 +40,13 @@ KITE = transcript(
 
 
 def dialogue(**options: Any) -> DialogueEnv:
-    return DialogueEnv(**({"lm": ENGINE, "turns": 16, "episodes": 50} | options))
+    return DialogueEnv(**({"lm": ENGINE, "encoder": ENCODER, "turns": 16, "episodes": 50} | options))
 
 
 def memory(*transcripts: Transcript, **options: Any) -> MemoryEnv:
     names = ("slots", "window", "reads", "max_steps", "full_context")
     chosen = {name: options.pop(name) for name in names if name in options}
-    return MemoryEnv(transcripts, settings=MemorySettings(**chosen), lm=options.pop("lm", ENGINE), **options)
+    return MemoryEnv(transcripts, settings=MemorySettings(**chosen), **({"lm": ENGINE, "encoder": ENCODER} | options))
 
 
 def play(env: MemoryEnv, actions: Sequence[Sequence[int]], **reset: Any) -> list[tuple[Any, float, dict[str, Any]]]:

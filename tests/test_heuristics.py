@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stm_rl import Transcript
-from stm_rl.features import TURN_FEATURES, turn_features
+from stm_rl.features import TURN_FEATURES, HashedWords, turn_features
 from stm_rl.lm import ScoringEngine
 from stm_rl.memory import EMPTY
 from stm_rl_agents import Agent, FullContext, Informed, Oracle, heuristics
@@ -19,6 +19,7 @@ from stm_rl_envs.episodes import MemorySettings
 from stm_rl_envs.vector import MemoryVectorEnv
 
 ENGINE = ScoringEngine(WordLM())
+FAST: dict[str, Any] = {"lm": ENGINE, "encoder": HashedWords(8)}
 NAMES = ["none", "random", "fifo", "lru", "reservoir", "longest", "salience", "similarity"]
 ALL = [*NAMES, "oracle", "informed"]
 
@@ -30,7 +31,7 @@ def agent(name: str, seed: int = 0) -> Agent:
 
 def environment(*transcripts: Transcript, num_envs: int = 1, **options: Any) -> MemoryVectorEnv:
     chosen = MemorySettings(**options)
-    return MemoryVectorEnv(num_envs, transcripts, settings=chosen, lm=ENGINE, autoreset=False)
+    return MemoryVectorEnv(num_envs, transcripts, settings=chosen, **FAST, autoreset=False)
 
 
 def memories(who: Agent, env: MemoryVectorEnv, **reset: Any) -> list[Any]:
@@ -61,7 +62,7 @@ def test_all_have_their_names() -> None:
     name=st.sampled_from(ALL),
 )
 def test_every_action_is_legal(seed: int, slots: int, reads: int, window: int, name: str) -> None:
-    env = DialogueVectorEnv(4, lm=ENGINE, turns=20, slots=slots, reads=reads, window=window, autoreset=False)
+    env = DialogueVectorEnv(4, **FAST, turns=20, slots=slots, reads=reads, window=window, autoreset=False)
     observation, _ = env.reset(seed=seed)
     who = agent(name, seed)
     who.start(env)
@@ -74,7 +75,7 @@ def test_every_action_is_legal(seed: int, slots: int, reads: int, window: int, n
 
 @pytest.mark.parametrize("name", ALL)
 def test_one_observation_gets_the_same_action_as_a_batch_of_one(name: str) -> None:
-    env, one, batch = DialogueEnv(lm=ENGINE, turns=20), agent(name), agent(name)
+    env, one, batch = DialogueEnv(**FAST, turns=20), agent(name), agent(name)
     observation, _ = env.reset(seed=3)
     for each in (one, batch):
         each.start(env)  # type: ignore[arg-type]
@@ -91,7 +92,7 @@ def test_one_observation_gets_the_same_action_as_a_batch_of_one(name: str) -> No
 
 
 def test_random_agent_takes_every_legal_action_and_repeats_with_its_seed() -> None:
-    env = DialogueVectorEnv(4, lm=ENGINE, turns=20)
+    env = DialogueVectorEnv(4, **FAST, turns=20)
     observation, _ = env.reset(seed=0)
     env.step(np.array([[1, 0, 0]] * 4))
     masks = env.action_masks()
@@ -133,7 +134,7 @@ def test_among_equals_the_newer_stay() -> None:
 
 
 def test_the_most_salient_turns_are_kept() -> None:
-    env = DialogueVectorEnv(6, lm=ENGINE, turns=30, autoreset=False)
+    env = DialogueVectorEnv(6, **FAST, turns=30, autoreset=False)
     held = memories(agent("salience"), env, seed=0)[-1]
     for row in range(6):
         turns = env.episodes.current[row].transcript.turns[:-1]

@@ -8,19 +8,20 @@ from helpers import WordLM, assert_legal, numbered, transcript
 
 from stm_rl import Probe, StmError, Transcript
 from stm_rl.evaluation import Played, play
+from stm_rl.features import HashedWords
 from stm_rl.lm import ScoringEngine
 from stm_rl_agents import FullContext, Informed, Oracle, heuristics
 from stm_rl_envs.dialogue import DialogueVectorEnv
 from stm_rl_envs.episodes import MemorySettings
 from stm_rl_envs.vector import MemoryVectorEnv
 
-ENGINE = ScoringEngine(WordLM())
+FAST: dict[str, Any] = {"lm": ScoringEngine(WordLM()), "encoder": HashedWords(8)}
 EPISODES = 60
 
 
 def environment(*transcripts: Transcript, **options: Any) -> MemoryVectorEnv:
     settings = MemorySettings(**options)
-    return MemoryVectorEnv(len(transcripts), transcripts, settings=settings, lm=ENGINE, autoreset=False)
+    return MemoryVectorEnv(len(transcripts), transcripts, settings=settings, **FAST, autoreset=False)
 
 
 def run(who: Any, *transcripts: Transcript, **options: Any) -> list[tuple[Any, dict[str, Any]]]:
@@ -45,7 +46,7 @@ def recall(played: Played) -> float:
 @pytest.fixture(scope="module")
 def played() -> dict[str, Played]:
     def make(count: int, full_context: bool) -> DialogueVectorEnv:
-        return DialogueVectorEnv(count, split="test", lm=ENGINE, autoreset=False, full_context=full_context)
+        return DialogueVectorEnv(count, split="test", **FAST, autoreset=False, full_context=full_context)
 
     agents = [*heuristics(), FullContext(), Informed(), Oracle()]
     return {agent.name: play(agent, make, range(EPISODES)) for agent in agents}
@@ -161,7 +162,7 @@ def test_informed_agent_needs_a_procedural_world() -> None:
 
 
 def test_informed_agent_does_not_look_ahead() -> None:
-    env = DialogueVectorEnv(1, lm=ENGINE, autoreset=False)
+    env = DialogueVectorEnv(1, **FAST, autoreset=False)
     whole = env.episodes.prepare.transcripts[5]
     cut = 20
     other = Transcript((*whole.turns[:cut], *numbered(20).turns), (), "other")
@@ -182,7 +183,7 @@ def run_until(who: Any, each: Transcript, steps: int) -> list[Any]:
 
 
 def test_informed_agent_replaces_what_changed_and_drops_what_was_called_off() -> None:
-    world = DialogueVectorEnv(1, lm=ENGINE, split="test", turns=80, autoreset=False, slots=8)
+    world = DialogueVectorEnv(1, **FAST, split="test", turns=80, autoreset=False, slots=8)
     changed = 0
     for index in range(20):
         observation, _ = world.reset(options={"transcripts": [index]})

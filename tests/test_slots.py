@@ -15,9 +15,7 @@ FIELDS = ("turn", "written", "reads", "last_read")
 Naive = dict[tuple[int, int], dict[str, int]]
 
 places = st.dictionaries(st.integers(0, ROWS - 1), st.integers(0, SLOTS - 1))
-operations = st.lists(
-    st.tuples(st.sampled_from(["write", "read", "clear", "save", "restore"]), places), max_size=25
-)
+operations = st.lists(st.tuples(st.sampled_from(["write", "read", "clear", "save", "restore"]), places), max_size=25)
 
 
 def empty() -> dict[str, int]:

@@ -10,6 +10,7 @@ from gymnasium.vector import AutoresetMode
 from helpers import WordLM, assert_same, numbered, random_actions
 
 from stm_rl import StmError
+from stm_rl.features import HashedWords
 from stm_rl.lm import ScoringEngine, load_engine
 from stm_rl_envs.dialogue import DialogueEnv, DialogueVectorEnv
 from stm_rl_envs.episodes import MemorySettings
@@ -17,18 +18,19 @@ from stm_rl_envs.vector import MemoryVectorEnv
 
 IDS = [name for name in gym.registry if name.startswith("stm_rl/")]
 ENGINE = ScoringEngine(WordLM())
+ENCODER = HashedWords(32)
 NOTHING = np.zeros((3, 3), np.int64)
 
 
 def dialogues(num_envs: int = 3, **options: Any) -> DialogueVectorEnv:
-    return DialogueVectorEnv(num_envs, **({"lm": ENGINE, "turns": 12, "episodes": 50} | options))
+    return DialogueVectorEnv(num_envs, **({"lm": ENGINE, "encoder": ENCODER, "turns": 12, "episodes": 50} | options))
 
 
 def of_lengths(*lengths: int, **options: Any) -> MemoryVectorEnv:
     """Return three environments over transcripts of these lengths."""
     chosen = {name: options.pop(name) for name in ("max_steps", "slots") if name in options}
     transcripts = [numbered(length, str(length)) for length in lengths]
-    return MemoryVectorEnv(3, transcripts, settings=MemorySettings(**chosen), lm=ENGINE, **options)
+    return MemoryVectorEnv(3, transcripts, settings=MemorySettings(**chosen), lm=ENGINE, encoder=ENCODER, **options)
 
 
 def row_of(observation: dict[str, Any], row: int) -> dict[str, Any]:
@@ -57,7 +59,7 @@ def test_vector_form_follows_the_same_trajectories_as_the_scalar_form(
 ) -> None:
     engines = [lm] * 2 if lm is ENGINE else [ScoringEngine(load_engine().lm) for _ in range(2)]
     vector = dialogues(lm=engines[0], **options)
-    scalars = [DialogueEnv(lm=engines[1], turns=12, episodes=50, **options) for _ in range(3)]
+    scalars = [DialogueEnv(lm=engines[1], encoder=ENCODER, turns=12, episodes=50, **options) for _ in range(3)]
     rng, ended = np.random.default_rng(0), 0
     observation, _ = vector.reset(seed=7)
     for row, env in enumerate(scalars):
