@@ -1,18 +1,27 @@
-"""Writing files so that a crash never leaves half of one."""
+"""Writing files so that a crash never leaves half of one, and reading those that are damaged."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
+
+from stm_rl.errors import StmError
 
 
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` atomically."""
     part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -23,3 +32,21 @@ def write_json(path: Path, value: Any) -> None:
 def write_jsonl(path: Path, values: Iterable[Any]) -> None:
     """Write one JSON value a line to ``path`` atomically."""
     write_text(path, "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values))
+
+
+@contextmanager
+def reading(what: str | Path, advice: str) -> Iterator[None]:
+    """Raise StmError for whatever a damaged file makes its reader raise.
+
+    Args:
+        what: What is read.
+        advice: What to do if it is damaged.
+    """
+    try:
+        yield
+    except StmError:
+        raise
+    except (SafetensorError, RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        short = reason if len(reason) <= 200 else f"{reason[:200]} ..."
+        raise StmError(f"{what} is damaged ({short}); {advice}") from error

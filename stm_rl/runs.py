@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,10 @@ class Run:
             force: Move a folder that exists to ``<name>.1`` (or the next free number) first.
 
         Raises:
-            StmError: The folder exists and ``force`` is off.
+            StmError: The folder exists and ``force`` is off, or it has no name of its own.
         """
+        if folder.name in ("", ".."):
+            raise StmError(f"{folder} cannot be a run folder; give a folder with a name, such as runs/first")
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             if not force:
                 raise StmError(
@@ -61,22 +64,32 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        """What ``config.yaml`` says."""
+        """What ``config.yaml`` says.
+
+        Raises:
+            StmError: It is not YAML, or no mapping.
+        """
+        path = self.folder / "config.yaml"
         try:
-            config = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise StmError(f"{self.folder / 'config.yaml'} is not valid YAML: {error}") from error
+            config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise StmError(f"{path} is not valid YAML ({error}); restore it, or train anew with --force") from error
         if not isinstance(config, dict):
-            raise StmError(f"{self.folder / 'config.yaml'} holds no settings; expected a mapping")
+            raise StmError(f"{path} holds {config!r:.40}; expected a mapping; restore it, or train anew with --force")
         return config
 
     def log(self, row: dict[str, Any]) -> None:
-        """Append a row to ``metrics.jsonl``."""
+        """Append a row to ``metrics.jsonl``; numbers that JSON does not know become null."""
+        known = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps(known, allow_nan=False) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Return the rows of ``metrics.jsonl``; none if there is no such file yet."""
+        """Return the rows of ``metrics.jsonl``; none if there is no such file yet.
+
+        Raises:
+            StmError: A line is not JSON.
+        """
         path = self.folder / "metrics.jsonl"
         if not path.exists():
             return []

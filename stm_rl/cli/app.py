@@ -80,7 +80,9 @@ def train(
     eval_episodes: Annotated[
         int, typer.Option(help="Held-out episodes of the final evaluation; 0 for none.", min=0)
     ] = 200,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out, with its own settings.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Move an existing --out aside and start anew.")] = False,
     threads: Annotated[int, typer.Option(help="Torch threads.", min=1)] = 1,
     as_json: Json = False,

@@ -17,7 +17,7 @@ from stm_rl.cli.output import print_table
 from stm_rl.cli.task import Task, make_task
 from stm_rl.errors import StmError
 from stm_rl.evaluation import Bootstrap, Played, difference, play, summarize
-from stm_rl.files import write_json, write_jsonl
+from stm_rl.files import reading, write_json, write_jsonl
 from stm_rl.runs import Run
 from stm_rl_agents import Agent, FullContext, Informed, Oracle, heuristics
 from stm_rl_agents.policy import PolicyAgent
@@ -70,22 +70,32 @@ def load_agents(specs: Sequence[str]) -> tuple[dict[str, list[PolicyAgent]], lis
     for spec in specs:
         if spec in builtin:
             continue  # always there
-        name, equals, folders = spec.rpartition("=")
+        whole = "=" not in spec or Path(spec).is_dir()  # folders such as runs/lr=0.001 hold a "=", too
+        name, folders = ("", spec) if whole else spec.split("=", 1)
+        if not all(folders.split(",")):
+            raise StmError(f"--agent {spec!r} names no folder; expected FOLDER, or NAME=FOLDER,FOLDER for seeds")
         paths = [Path(folder) for folder in folders.split(",")]
         for path in paths:
             if not path.is_dir():
                 raise StmError(
                     f"unknown agent {str(path)!r}: it is neither a run folder nor one of {', '.join(sorted(builtin))}"
                 )
-        policies = [PolicyAgent.load(path) for path in paths]
-        label = name if equals else policies[0].name
+        policies = [_load_policy(path) for path in paths]
+        label = name or policies[0].name
         if label in groups or label in builtin:
-            label = f"{label}:{paths[0].name}"
+            label = f"{label}:{paths[0]}"
+        if label in groups:
+            raise StmError(f"--agent {spec!r} is given twice; name one of them: --agent NAME={folders}")
         for policy in policies:
             policy.name = label
             seeds.append(int(policy.card.get("seed", 0)))
         groups[label] = policies
     return groups, seeds
+
+
+def _load_policy(folder: Path) -> PolicyAgent:
+    with reading(f"the policy in {folder}", "train it again, or give another folder"):
+        return PolicyAgent.load(folder)
 
 
 def references(procedural: bool) -> list[Agent]:
@@ -156,10 +166,13 @@ def run_evaluation(request: EvalRequest, *, out: Path | None, traces: Path | Non
         request.env, request.transcripts, request.format, request.limit, request.sets,
         request.lm, request.device, request.dtype,
     )  # fmt: skip
+    task.check()
+    for path in filter(None, (out, traces)):
+        if path.is_dir():
+            raise StmError(f"{path} is a folder; expected the name of a file, such as {path / 'eval.json'}")
+        path.parent.mkdir(parents=True, exist_ok=True)
     split = "all" if request.transcripts else "test"
     result = evaluate_task(task, learned, request.episodes, seeds, request.seed, split)
-    for path in filter(None, (out, traces)):
-        path.parent.mkdir(parents=True, exist_ok=True)
     if out is not None:
         write_json(out, result.report)
     if traces is not None:

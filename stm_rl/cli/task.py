@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,14 @@ from stm_rl.transcript import Transcript
 from stm_rl_envs.episodes import MemorySettings
 from stm_rl_envs.vector import MemoryVectorEnv
 
+RESERVED = {
+    "lm": "give the language model with --lm",
+    "split": "train uses the train and validation splits, and evaluations the test split",
+    "num_envs": "the preset says how many environments run together",
+    "full_context": "every evaluation lists the agent full-context",
+    "autoreset": "training needs it on and evaluation off",
+}
+"""Options of environments that the command line sets itself, with what to do instead."""
 SPLIT_SHARES = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1.0), "all": (0.0, 1.0)}
 
 
@@ -51,30 +59,40 @@ class Task:
         """Make ``num_envs`` environments on a split."""
         options = self.overrides | overrides
         if self.transcripts:
-            settings = MemorySettings(full_context=full_context)
-            try:
-                settings = replace(settings, **options)
-            except TypeError as error:
-                raise StmError(
-                    f"unknown setting for transcripts: {error}; expected slots, window, reads or max_steps"
-                ) from error
+            settings = MemorySettings(full_context=full_context, **options)
             chosen = split_transcripts(self.transcripts, split)
             return MemoryVectorEnv(num_envs, chosen, settings=settings, lm=self.engine, autoreset=autoreset)
+        env = gym.make_vec(
+            self.name,
+            num_envs,
+            vectorization_mode="vector_entry_point",
+            split=split,
+            lm=self.engine,
+            autoreset=autoreset,
+            full_context=full_context,
+            **options,
+        ).unwrapped
+        if not isinstance(env, MemoryVectorEnv):
+            raise TypeError(f"{type(env).__name__} is no MemoryVectorEnv")
+        return env
+
+    def check(self) -> None:
+        """Play one step, so that what cannot work is an error before anything is written.
+
+        Raises:
+            StmError: The environment, its settings and the language model do not go together.
+        """
         try:
-            env = gym.make_vec(
-                self.name,
-                num_envs,
-                vectorization_mode="vector_entry_point",
-                split=split,
-                lm=self.engine,
-                autoreset=autoreset,
-                full_context=full_context,
-                **options,
-            )
-        except TypeError as error:
-            raise StmError(f"cannot make {self.name} with these settings: {error}") from error
-        assert isinstance(env.unwrapped, MemoryVectorEnv)
-        return env.unwrapped
+            env = self.make(1)
+            env.reset(seed=0)
+            env.step(np.zeros((1, 1 + env.episodes.settings.reads), np.int64))
+        except (TypeError, AttributeError, gym.error.Error) as error:
+            given = ", ".join(f"{name}={value!r}" for name, value in self.overrides.items())
+            advice = "the settings of transcripts are slots, window, reads and max_steps"
+            if not self.transcripts:
+                module = str(gym.spec(self.name).entry_point).partition(":")[0]
+                advice = f"`stm-rl envs` lists the environments, `python -m pydoc {module}` the settings of this one"
+            raise StmError(f"cannot play {self.name} with {given or 'its defaults'} ({error}); {advice}") from error
 
 
 def make_task(
@@ -120,7 +138,12 @@ def parse_sets(sets: Sequence[str]) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals or not name.isidentifier():
             raise StmError(f"--set {text!r} is malformed; expected NAME=VALUE such as slots=8")
-        settings[name] = yaml.safe_load(value)
+        if name in RESERVED:
+            raise StmError(f"--set {text!r} is not possible; {RESERVED[name]}")
+        try:
+            settings[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise StmError(f"--set {text!r} has a malformed value; expected a number or a word: slots=8") from error
     return settings
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 import torch
 from rich.console import Console
@@ -25,8 +25,8 @@ from rich.progress import (
 import stm_rl
 from stm_rl.cli.evaluate import evaluate_run, show
 from stm_rl.cli.task import Task, make_task
-from stm_rl.errors import StmError
 from stm_rl.evaluation.plot import plot_learning_curve
+from stm_rl.files import reading
 from stm_rl.runs import Run
 from stm_rl_agents.policy import PolicyAgent
 from stm_rl_agents.ppo import PPOSettings, PPOTrainer, Stage
@@ -72,11 +72,11 @@ def run_training(request: TrainRequest, *, resume: bool, force: bool, as_json: b
     if resume:
         run = Run.open(request.out)
         stored = run.config
-        try:
+        with reading(run.folder / "config.yaml", "restore it, or train anew with --force"):
             request = replace(TrainRequest.from_dict(stored["request"]), out=request.out)
             settings = _settings(stored["ppo"])
-        except (KeyError, TypeError) as error:
-            raise StmError(f"{run.folder / 'config.yaml'} is not one that `stm-rl train` wrote ({error})") from error
+            check_types(request)
+            check_types(settings)
     else:
         settings = preset(request.preset, request.env if request.transcripts is None else "")
         settings = replace(settings, seed=request.seed, steps=request.steps or settings.steps)
@@ -85,7 +85,7 @@ def run_training(request: TrainRequest, *, resume: bool, force: bool, as_json: b
         request.env, request.transcripts, request.format, request.limit, request.sets,
         request.lm, request.device, request.dtype,
     )  # fmt: skip
-    task.make(1)  # a bad setting is an error before the run folder is made
+    task.check()
     if not resume:
         versions = {name: version(name) for name in ("torch", "transformers", "stable-baselines3", "gymnasium")}
         config = {
@@ -98,7 +98,11 @@ def run_training(request: TrainRequest, *, resume: bool, force: bool, as_json: b
     policy = _train(task, settings, run, resume)
     title = f"{task.name}, seed {settings.seed}"
     if request.eval_episodes:
-        result = evaluate_run(task, run, policy, request.eval_episodes, settings.seed)
+        try:
+            result = evaluate_run(task, run, policy, request.eval_episodes, settings.seed)
+        except KeyboardInterrupt:
+            _say_interrupted("while evaluating", run)
+            raise
         agents = result.report["agents"]
         names = [name for name in ("oracle", "informed", result.best_heuristic) if name in agents]
         references = {name: agents[name]["return"]["mean"] for name in names}
@@ -108,11 +112,19 @@ def run_training(request: TrainRequest, *, resume: bool, force: bool, as_json: b
         show(result, as_json)
     else:
         plot_learning_curve({"ppo": run.metrics()}, run.folder / "learning_curve.png", title=title)
-    Console(stderr=True).print(f"wrote {run.folder}", highlight=False)
+    print(f"wrote {run.folder}", file=sys.stderr)
 
 
 def _settings(values: dict[str, Any]) -> PPOSettings:
     return PPOSettings(**{**values, "curriculum": tuple(Stage(**stage) for stage in values["curriculum"])})
+
+
+def check_types(record: Any) -> None:
+    """Raise TypeError if a field of a dataclass does not hold what it is declared to hold."""
+    for name, hint in get_type_hints(type(record)).items():
+        expected = (int, float) if hint is float else get_origin(hint) if get_origin(hint) in (list, tuple) else hint
+        if not isinstance(getattr(record, name), expected):
+            raise TypeError(f"{name} is {getattr(record, name)!r}")
 
 
 def _train(task: Task, settings: PPOSettings, run: Run, resume: bool) -> PolicyAgent:
@@ -126,16 +138,21 @@ def _train(task: Task, settings: PPOSettings, run: Run, resume: bool) -> PolicyA
     with _progress(settings.steps) as report:
         trainer = PPOTrainer(task.make, settings, run, card, report)
         if resume:
-            trainer.load_checkpoint()
+            with reading(run.folder / "checkpoint", "train anew with --force"):
+                trainer.load_checkpoint()
         try:
             return trainer.train()
         except KeyboardInterrupt:
-            Console(stderr=True).print(
-                f"interrupted after {trainer.done:,} steps; what was trained is in {run.folder} "
-                f"(go on with: stm-rl train --resume --out {run.folder})",
-                highlight=False,
-            )
+            _say_interrupted(f"after {trainer.done:,} steps", run)
             raise
+
+
+def _say_interrupted(when: str, run: Run) -> None:
+    print(
+        f"stm-rl: interrupted {when}; what was trained is in {run.folder}; "
+        f"go on with: stm-rl train --resume --out {run.folder}",
+        file=sys.stderr,
+    )
 
 
 @contextmanager

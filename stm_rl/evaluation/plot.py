@@ -31,19 +31,23 @@ def plot_learning_curve(
     for number, (name, rows) in enumerate(curves.items()):
         points = [(row["steps"], row["validation/return"]) for row in rows if "validation/return" in row]
         label = "PPO policy" if number == 0 else None
-        axes.plot(*zip(*points, strict=True), color=BLUE, linewidth=1.8, alpha=0.9, label=label, gid=name)
+        if points:
+            axes.plot(
+                *zip(*points, strict=True), color=BLUE, linewidth=1.8, alpha=0.9, marker=".", label=label, gid=name
+            )
     for (name, value), colour in zip((references or {}).items(), (GREEN, ORANGE, GREY, GREY, GREY), strict=False):
         axes.axhline(value, color=colour, linestyle="--", linewidth=1.2)
         axes.annotate(
             name, (1.0, value), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points",
             va="center", color=colour, fontsize=9,
         )  # fmt: skip
+    axes.set_xlim(left=0)
     axes.set_xlabel("environment steps")
     axes.set_ylabel("return on validation episodes (nats)")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:.0f}k" if value else "0")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
     axes.set_title(title, fontsize=11, loc="left")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    if any(curves.values()):
-        axes.legend(loc="upper left", frameon=False, fontsize=9)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False, fontsize=9)  # above, clear of the lines
     figure.savefig(path)

@@ -35,7 +35,8 @@ class Bootstrap:
 
         Args:
             values: Shape ``(seeds, episodes)``.
-            weights: Divide the sum by the sum of these instead of the number of episodes.
+            weights: Divide the sum by the sum of these instead of the number of episodes; a resample
+                in which they are all 0 has no mean and gives NaN.
         """
         below = np.ones_like(values) if weights is None else weights
         if len(values) == 1:
@@ -44,7 +45,7 @@ class Bootstrap:
             seeds = self._seeds(len(values))[:, :, None]
             drawn = values[seeds, self.draws[:, None, :]].sum((1, 2))
             total = below[seeds, self.draws[:, None, :]].sum((1, 2))
-        return np.asarray(drawn / np.maximum(total, 1e-12))
+        return np.asarray(np.divide(drawn, total, out=np.full(len(drawn), np.nan), where=total > 0))
 
     def _seeds(self, count: int) -> NDArray[np.int64]:
         if count not in self._seed_draws:
@@ -54,8 +55,8 @@ class Bootstrap:
     def interval(self, values: FloatArray, weights: FloatArray | None = None) -> dict[str, Any]:
         """Return ``{"mean": ..., "ci95": [low, high]}``."""
         below = np.ones_like(values) if weights is None else weights
-        low, high = np.percentile(self.means(values, weights), [2.5, 97.5])
-        mean = float(values.sum() / max(float(below.sum()), 1e-12))
+        low, high = np.nanpercentile(self.means(values, weights), [2.5, 97.5])
+        mean = float(values.sum() / below.sum())
         return {"mean": round(mean, 4), "ci95": [round(float(low), 4), round(float(high), 4)]}
 
 
