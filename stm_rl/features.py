@@ -45,7 +45,7 @@ class TextEncoder(Protocol):
     dimension: int
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return one vector per text, shape ``(n, dimension)``, values about -1 to 1."""
+        """Return one vector per text, shape ``(n, dimension)``, of length about 1."""
 
 
 class HashedWords:
@@ -53,8 +53,7 @@ class HashedWords:
 
     Needs no training, no vocabulary and no model: a word's vector is drawn from a generator seeded
     by its hash (random projection of a bag of words; Johnson and Lindenstrauss, 1984). Texts that
-    share words have a dot product of about the shared share, and a linear layer can read off
-    whether a word is there.
+    share words point the same way, and a linear layer can read off whether a word is there.
     """
 
     def __init__(self, dimension: int = 128) -> None:

@@ -98,21 +98,22 @@ class Preparer:
         return self.prompt.context([lines[i] for i in reads], lines[first:turn], speaker)
 
     def _prepare(self, transcripts: Sequence[Transcript]) -> list[Prepared]:
-        result = []
-        for transcript in transcripts:
-            texts = [turn.text for turn in transcript.turns]
-            result.append(
-                Prepared(
-                    transcript,
-                    [line(turn) for turn in transcript.turns],
-                    [target(turn) for turn in transcript.turns],
-                    np.zeros(len(texts)),
-                    np.clip(self.encoder(texts), -8.0, 8.0),
-                    np.stack([turn_features(turn) for turn in transcript.turns]),
-                    word_ids(texts),
-                    {probe.turn: probe for probe in transcript.probes},
-                )
+        lines = [[line(turn) for turn in transcript.turns] for transcript in transcripts]
+        vectors = np.clip(self.encoder([text for texts in lines for text in texts]), -8.0, 8.0)
+        ends = np.cumsum([len(texts) for texts in lines])
+        result = [
+            Prepared(
+                transcript,
+                texts,
+                [target(turn) for turn in transcript.turns],
+                np.zeros(len(texts)),
+                own,
+                np.stack([turn_features(turn) for turn in transcript.turns]),
+                word_ids([turn.text for turn in transcript.turns]),
+                {probe.turn: probe for probe in transcript.probes},
             )
+            for transcript, texts, own in zip(transcripts, lines, np.split(vectors, ends[:-1]), strict=True)
+        ]
         asked = [(prepared, turn) for prepared in result for turn in range(1, len(prepared))]
         scores = self.engine.score(
             [self.context(prepared, turn) for prepared, turn in asked],

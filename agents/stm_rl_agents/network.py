@@ -10,8 +10,8 @@ class PointerNetwork(nn.Module):
     """Scores writing to and reading from each slot, for any number of slots.
 
     Turn and slots pass through one text encoder. Learned match scores (products of projected slot
-    and turn vectors) and the slot features make a token of each slot; two layers of self-attention
-    let slots and turn look at each other. Nothing tells slots apart but what they hold, so the
+    and turn vectors) and the slot features make a token of each slot; self-attention
+    lets slots and turn look at each other. Nothing tells slots apart but what they hold, so the
     network is equivariant to their order (Zaheer et al., Deep Sets, 2017) and points at them
     (Vinyals et al., Pointer Networks, 2015).
 
@@ -31,7 +31,7 @@ class PointerNetwork(nn.Module):
         global_features: int,
         reads: int,
         width: int = 64,
-        layers: int = 2,
+        layers: int = 1,
     ) -> None:
         super().__init__()
         self.shape = {

@@ -21,6 +21,7 @@ from stm_rl.files import write_json
 from stm_rl_agents.base import Actions, Agent, Masks, reads_of
 from stm_rl_agents.network import PointerNetwork
 from stm_rl_envs.episodes import Observation
+from stm_rl_envs.vector import MemoryVectorEnv
 
 FORMAT = "stm-rl/slot-policy-1"
 
@@ -30,7 +31,7 @@ class PointerPolicy(MaskableActorCriticPolicy):
 
     network: PointerNetwork
 
-    def __init__(self, *args: Any, width: int = 64, layers: int = 2, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, width: int = 64, layers: int = 1, **kwargs: Any) -> None:
         self._shape = {"width": width, "layers": layers}
         super().__init__(*args, **kwargs)
 
@@ -97,6 +98,19 @@ class PolicyAgent(Agent):
         self.card = dict(card or {})
         self.name = name
         self.generator = torch.Generator().manual_seed(seed)
+
+    def start(self, env: MemoryVectorEnv) -> None:
+        """Check that the environment encodes texts as in training.
+
+        Raises:
+            StmError: It does not.
+        """
+        trained, here = self.card.get("encoder"), env.episodes.encoder.id
+        if trained is not None and trained != here:
+            raise StmError(
+                f"the policy was trained on texts encoded by {trained} but the environment uses {here}; "
+                "make it with the encoder of training (the default one, unless you gave another)"
+            )
 
     def act_batch(self, observation: Observation, action_masks: Masks, deterministic: bool) -> Actions:
         """Return the policy's actions."""

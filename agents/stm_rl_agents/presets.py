@@ -15,7 +15,7 @@ DIALOGUE_CURRICULUM = (
 """From short distances to the real ones: at first nothing has to be held for long to be paid."""
 
 PRESETS: dict[str, PPOSettings] = {
-    "demo": PPOSettings(steps=400_000),
+    "demo": PPOSettings(steps=450_000),
     "full": PPOSettings(steps=2_000_000),
     "smoke": PPOSettings(steps=2_048, num_envs=16, rollout=32, batch_size=256, validate_every=2, validation_episodes=8),
 }

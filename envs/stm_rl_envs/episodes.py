@@ -14,8 +14,9 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from stm_rl.encoders import default_encoder
 from stm_rl.errors import StmError
-from stm_rl.features import MAX_WORDS, TURN_FEATURES, HashedWords, TextEncoder, overlap
+from stm_rl.features import MAX_WORDS, TURN_FEATURES, TextEncoder, overlap
 from stm_rl.lm import PromptFormat, ScoringEngine
 from stm_rl.memory import EMPTY, SlotMemory
 from stm_rl.prepare import Prepared, Preparer
@@ -117,7 +118,7 @@ class Episodes:
     ) -> None:
         self.settings = settings or MemorySettings()
         self.reward = reward or Reward()
-        self.encoder = encoder or HashedWords()
+        self.encoder = encoder or default_encoder()
         self.engine = engine
         self.prepare = Preparer(transcripts, engine, self.encoder, self.settings.window, prompt or PromptFormat())
         self.n = n
