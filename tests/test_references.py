@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import WordLM, assert_legal, numbered, transcript
 
-from stm_rl import Probe, StmError, Transcript
+from stm_rl import Probe, StmError, Transcript, Turn
 from stm_rl.evaluation import Played, play
 from stm_rl.features import HashedWords
 from stm_rl.lm import ScoringEngine
@@ -138,6 +138,12 @@ def test_without_probes_the_oracle_asks_the_language_model() -> None:
     assert steps[4][1]["coherence_gain"][0] > 2
 
 
+def test_of_several_helpful_turns_the_oracle_takes_the_best() -> None:
+    story = (STORY[0], "assistant: A xylophone!", "user: My attic.", *STORY[3:])
+    steps = run(Oracle(), transcript(*story))
+    assert [infos["read_turns"][0] for _, infos in steps] == [[]] * 4 + [[0], []]
+
+
 def test_threshold_and_lookback_bound_what_the_scores_count_for() -> None:
     def acts(oracle: Oracle) -> bool:
         return any(actions.any() for actions, _ in run(oracle, transcript(*STORY)))
@@ -182,27 +188,32 @@ def run_until(who: Any, each: Transcript, steps: int) -> list[Any]:
     return actions
 
 
-def test_informed_agent_replaces_what_changed_and_drops_what_was_called_off() -> None:
-    world = DialogueVectorEnv(1, **FAST, split="test", turns=80, autoreset=False, slots=8)
-    changed = 0
-    for index in range(20):
-        observation, _ = world.reset(options={"transcripts": [index]})
-        who = Informed()
-        who.start(world)
-        turns = world.episodes.current[0].transcript.turns
-        latest: dict[str, int] = {}
-        for step in range(60):
-            turn = turns[step]
-            if turn.meta["kind"] == "update":
-                old = latest[turn.meta["keys"][0]]
-                was_held = old in world.episodes.memory.turn[0]
-                action = who.act(observation, world.action_masks())
-                world.step(action)
-                if was_held:
-                    changed += 1
-                    assert step in world.episodes.memory.turn[0]
-                    assert old not in world.episodes.memory.turn[0]
-            else:
-                world.step(who.act(observation, world.action_masks()))
-            latest |= dict.fromkeys(turn.meta["keys"], step)
-    assert changed > 5
+def of_kinds(*kinds: str) -> Transcript:
+    """Return a transcript of turns such as ``fact a``: the kind of turn and what it is about."""
+    turns = []
+    for number, kind in enumerate((*kinds, "chat")):
+        name, *keys = kind.split()
+        turns.append(Turn(f"word{number}", "ab"[number % 2], {"kind": name, "keys": tuple(keys)}))
+    return Transcript(tuple(turns))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "writes"),
+    [
+        (("fact a", "hedge b", "chat", "message c"), [1, 0, 0, 0]),  # likelier first, then the one due sooner
+        (("hedge a", "fact b", "distractor", "reply"), [1, 1, 0, 0]),
+        (("fact a", "cancel a", "hedge b"), [1, 0, 1]),  # what was called off makes room
+        (("fact a", "ask a", "answer", "hedge b"), [1, 0, 0, 1]),  # and what was asked
+        (("fact a", "update a", "fact b"), [1, 1, 0]),  # what changed is replaced
+        (("hedge a", "update a", "hedge b", "fact c"), [1, 1, 0, 0]),  # and no mere possibility then
+    ],
+)
+def test_informed_agent_keeps_what_can_still_be_asked(kinds: tuple[str, ...], writes: list[int]) -> None:
+    steps = run(Informed(), of_kinds(*kinds), slots=1)
+    assert [int(actions[0, 0]) for actions, _ in steps] == writes
+
+
+def test_informed_agent_replaces_what_changed_where_it_lies() -> None:
+    steps = run(Informed(), of_kinds("fact a", "fact b", "update b", "fact c", "ask b", "answer"), slots=3)
+    assert [int(actions[0, 0]) for actions, _ in steps] == [1, 2, 2, 3, 0, 0]
+    assert steps[4][1]["read_turns"][0] == [2]

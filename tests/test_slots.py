@@ -4,18 +4,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stm_rl.errors import StmError
 from stm_rl.memory import EMPTY, SlotMemory
 
-ROWS, SLOTS = 3, 2
+ROWS, SLOTS = 2, 2
 FIELDS = ("turn", "written", "reads", "last_read")
 Naive = dict[tuple[int, int], dict[str, int]]
 
-places = st.dictionaries(st.integers(0, ROWS - 1), st.integers(0, SLOTS - 1))
-operations = st.lists(st.tuples(st.sampled_from(["write", "read", "clear", "save", "restore"]), places), max_size=25)
+places = st.dictionaries(st.integers(0, ROWS - 1), st.integers(0, SLOTS - 1), min_size=1)
+names = st.sampled_from(["write", "write", "read", "read", "clear", "save", "restore"])
+operations = st.lists(st.tuples(names, places), min_size=8, max_size=30)
 
 
 def empty() -> dict[str, int]:
@@ -32,6 +33,7 @@ def assert_equal(memory: SlotMemory, naive: Naive) -> None:
         assert [values[place] for place in naive] == [cell[field] for cell in naive.values()]
 
 
+@settings(max_examples=200)
 @given(operations)
 def test_memory_does_what_a_dictionary_would(steps: list[tuple[str, dict[int, int]]]) -> None:
     memory, naive = SlotMemory(ROWS, SLOTS), fresh()
@@ -70,6 +72,24 @@ def test_state_is_a_copy() -> None:
     assert (state["turn"] == EMPTY).all()
     state["turn"][:] = 5
     assert memory.turn.tolist() == [[7, EMPTY]]
+
+
+def test_state_can_be_restored_again() -> None:
+    memory = SlotMemory(1, 2)
+    state, row = memory.get_state(), np.array([0])
+    for _ in range(2):
+        memory.set_state(state)
+        assert not memory.occupied.any()
+        memory.write(row, row, row, row)
+
+
+def test_what_is_written_anew_was_never_read() -> None:
+    memory, row = SlotMemory(1, 2), np.array([0])
+    memory.write(row, row, row, row)
+    memory.read(row, row, row + 1)
+    assert (memory.reads[0, 0], memory.last_read[0, 0]) == (1, 1)
+    memory.write(row, row, row + 2, row + 2)
+    assert (memory.reads[0, 0], memory.last_read[0, 0]) == (0, 2)
 
 
 def test_new_memory_is_empty() -> None:
