@@ -214,6 +214,6 @@ def test_informed_agent_keeps_what_can_still_be_asked(kinds: tuple[str, ...], wr
 
 
 def test_informed_agent_replaces_what_changed_where_it_lies() -> None:
-    steps = run(Informed(), of_kinds("fact a", "fact b", "update b", "fact c", "ask b", "answer"), slots=3)
-    assert [int(actions[0, 0]) for actions, _ in steps] == [1, 2, 2, 3, 0, 0]
-    assert steps[4][1]["read_turns"][0] == [2]
+    steps = run(Informed(), of_kinds("fact a", "fact b", "cancel a", "update b", "fact c", "ask b", "answer"), slots=2)
+    assert [int(actions[0, 0]) for actions, _ in steps] == [1, 2, 0, 2, 1, 0, 0]
+    assert [infos["read_turns"][0] for _, infos in steps] == [[]] * 5 + [[3], []]
