@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +108,8 @@ def timeless(run: Run) -> list[dict[str, Any]]:
 
 def scored(mean: float) -> Played:
     """Return a validation of one episode with this return."""
-    nothing = np.zeros(1)
-    return Played(np.array([mean]), nothing, nothing, nothing, nothing, nothing, nothing)
+    values: dict[str, Any] = {field.name: np.zeros(1) for field in fields(Played) if field.name != "traces"}
+    return Played(**(values | {"returns": np.array([mean])}))
 
 
 # Learning.

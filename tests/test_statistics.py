@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ FloatArray = NDArray[np.float64]
 def played(returns: Any, **others: Any) -> Played:
     """Return episodes of ten turns with these returns; everything else is zero unless given."""
     returns = np.asarray(returns, float)
-    names = ("gains", "turns", "writes", "reads", "asked", "recalled")
-    defaults = {name: np.full(len(returns), 10.0 if name == "turns" else 0.0) for name in names}
-    given = {name: np.asarray(value, float) for name, value in others.items()}
-    return Played(returns, **(defaults | given))
+    names = {field.name for field in fields(Played)} - {"returns", "traces"}
+    values = {name: np.full(len(returns), 10.0 if name == "turns" else 0.0) for name in names}
+    values |= {name: np.asarray(value, float) for name, value in others.items()}
+    return Played(returns, **values)  # type: ignore[arg-type]
 
 
 def width(entry: dict[str, Any]) -> float:

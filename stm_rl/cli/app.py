@@ -10,7 +10,13 @@ import typer
 import stm_rl
 
 app = typer.Typer(
-    help="Teach a language model what to remember.",
+    help="""Teach a language model what to remember.
+
+    Examples:
+    `stm-rl train --preset demo --out runs/demo`
+
+    `stm-rl eval --agent runs/demo`
+    """,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import yaml
+from transformers.utils import logging as transformers_logging
 
 from stm_rl.errors import StmError
 from stm_rl.lm import LanguageModel, ScoringEngine, load_engine
@@ -83,7 +85,7 @@ class Task:
             StmError: The environment, its settings and the language model do not go together.
         """
         try:
-            env = self.make(1)
+            env = self.make(1, full_context=True)  # so that the model is asked whatever the action
             env.reset(seed=0)
             env.step(np.zeros((1, 1 + env.episodes.settings.reads), np.int64))
         except (TypeError, AttributeError, gym.error.Error) as error:
@@ -111,6 +113,8 @@ def make_task(
         StmError: Something is unknown, malformed or does not fit.
     """
     overrides = parse_sets(sets)
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a log file needs no bars
     if transcripts is None:
         check_env_id(env)
         return Task(env, load_engine(lm, device, dtype), overrides)
