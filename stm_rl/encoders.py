@@ -33,7 +33,8 @@ class LMEmbedding:
         self.lm, self.keep = lm, keep
         size = lm.embed(["a"]).shape[1]
         self.dimension = min(size, dimension)
-        self.id = f"lm-{lm.id}-{self.dimension}"
+        weights = getattr(lm, "fingerprint", "")
+        self.id = "-".join(filter(None, ("lm", lm.id, weights, str(self.dimension))))
         self.seconds = 0.0
         self._projection: NDArray[np.float32] | None = None
         if size > dimension:
@@ -52,7 +53,9 @@ class LMEmbedding:
                 vectors = vectors @ self._projection
             vectors = vectors / np.sqrt((vectors**2).sum(1, keepdims=True) + 1e-12)
             self._known.update(zip(missing, vectors.astype(np.float32), strict=True))
-        result = np.stack([self._known[text] for text in texts])
+        result = np.zeros((len(texts), self.dimension), np.float32)
+        for row, text in enumerate(texts):
+            result[row] = self._known[text]
         while len(self._known) > self.keep:
             self._known.popitem(last=False)
         return result

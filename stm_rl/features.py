@@ -95,7 +95,8 @@ def turn_features(turn: Turn) -> NDArray[np.float32]:
 
 @lru_cache(maxsize=100_000)
 def _stem(word: str) -> str:
-    for suffix in ("ing", "'s", "es", "ed", "s"):
+    sibilant = word.endswith(("ses", "xes", "zes", "ches", "shes"))
+    for suffix in ("ing", "'s", "ed", "es" if sibilant else "s"):
         if word.endswith(suffix) and len(word) - len(suffix) >= 3:
             return word[: -len(suffix)]
     return word

@@ -1,4 +1,4 @@
-"""Transcripts made ready for episodes: lines, vectors and scores without memory, computed once."""
+"""Transcripts made ready for episodes: lines and vectors computed once, and the gains of reads."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ class Prepared:
         transcript: The transcript itself.
         lines: Each turn as one line of a context.
         targets: Each turn as the text that is scored.
-        plain: log p(turn | window) in nats, shape ``(T,)``; 0 for the first turn, which nothing precedes.
         vectors: Encoded turns, shape ``(T, d)``.
         features: Plain features of the turns, shape ``(T, len(TURN_FEATURES))``.
         words: Content words of the turns, shape ``(T, MAX_WORDS)``.
@@ -34,7 +33,6 @@ class Prepared:
     transcript: Transcript
     lines: list[str]
     targets: list[str]
-    plain: NDArray[np.float64]
     vectors: NDArray[np.float32]
     features: NDArray[np.float32]
     words: NDArray[np.int64]
@@ -74,7 +72,7 @@ class Preparer:
         self._known: OrderedDict[int, Prepared] = OrderedDict()
 
     def __call__(self, indices: Sequence[int]) -> list[Prepared]:
-        """Return the transcripts at ``indices``, scoring all that are new in one batch."""
+        """Return the transcripts at ``indices``, preparing all that are new together."""
         missing = list(dict.fromkeys(i for i in indices if i not in self._known))
         if missing:
             self._known.update(zip(missing, self._prepare([self.transcripts[i] for i in missing]), strict=True))
@@ -97,16 +95,29 @@ class Preparer:
         speaker = prepared.transcript.turns[turn].speaker
         return self.prompt.context([lines[i] for i in reads], lines[first:turn], speaker)
 
+    def gains(self, asked: Sequence[tuple[Prepared, int, Sequence[int]]], whole: bool = False) -> NDArray[np.float64]:
+        """Return log p(turn | reads, window) - log p(turn | window) in nats, shape ``(len(asked),)``.
+
+        Args:
+            asked: Transcripts, the turns to be predicted in them, and the turns read from memory.
+            whole: Put the whole history in front of the model instead of reads and window.
+        """
+        count = len(asked)
+        contexts = [self.context(item, turn, *(((), 0) if whole else (reads,))) for item, turn, reads in asked]
+        contexts += [self.context(item, turn) for item, turn, _ in asked]
+        targets = [item.targets[turn] for item, turn, _ in asked]
+        scores = self.engine.score(contexts, targets * 2)
+        return scores[:count] - scores[count:]
+
     def _prepare(self, transcripts: Sequence[Transcript]) -> list[Prepared]:
         lines = [[line(turn) for turn in transcript.turns] for transcript in transcripts]
         vectors = np.clip(self.encoder([text for texts in lines for text in texts]), -8.0, 8.0)
         ends = np.cumsum([len(texts) for texts in lines])
-        result = [
+        return [
             Prepared(
                 transcript,
                 texts,
                 [target(turn) for turn in transcript.turns],
-                np.zeros(len(texts)),
                 own,
                 np.stack([turn_features(turn) for turn in transcript.turns]),
                 word_ids([turn.text for turn in transcript.turns]),
@@ -114,11 +125,3 @@ class Preparer:
             )
             for transcript, texts, own in zip(transcripts, lines, np.split(vectors, ends[:-1]), strict=True)
         ]
-        asked = [(prepared, turn) for prepared in result for turn in range(1, len(prepared))]
-        scores = self.engine.score(
-            [self.context(prepared, turn) for prepared, turn in asked],
-            [prepared.targets[turn] for prepared, turn in asked],
-        )
-        for (prepared, turn), score in zip(asked, scores, strict=True):
-            prepared.plain[turn] = score
-        return result

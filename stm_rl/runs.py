@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from stm_rl.errors import StmError
-from stm_rl.files import write_text
+from stm_rl.files import write_jsonl, write_text
 
 
 class Run:
@@ -83,6 +83,13 @@ class Run:
         known = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(known, allow_nan=False) + "\n")
+
+    def forget_after(self, steps: int) -> None:
+        """Drop the rows of ``metrics.jsonl`` past ``steps``; they were logged after the last checkpoint."""
+        rows = self.metrics()
+        kept = [row for row in rows if row["steps"] <= steps]
+        if len(kept) < len(rows):
+            write_jsonl(self.folder / "metrics.jsonl", kept)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the rows of ``metrics.jsonl``; none if there is no such file yet.

@@ -443,7 +443,6 @@ def test_rendering_shows_window_memory_and_the_last_step() -> None:
     assert "read_cost -0.02" in last
 
 
-@pytest.mark.xfail(strict=True, reason="StepResult.writes is a view of the caller's array")
 def test_action_that_is_changed_later_does_not_change_the_rendering() -> None:
     env = memory(KITE, render_mode="ansi")
     env.reset()

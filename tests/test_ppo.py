@@ -144,10 +144,10 @@ def test_ppo_learns_what_no_heuristic_does(tmp_path: Path) -> None:
         ({"validation_episodes": 0}, "validation_episodes is 0; expected at least 1"),
         (
             {"num_envs": 32, "rollout": 128, "batch_size": 500},
-            "batch_size 500 does not divide a rollout of 32 x 128 = 4096 steps; use a divisor such as 512",
+            "batch_size 500 does not divide a rollout of 32 x 128 = 4096 steps; use a divisor of that",
         ),
-        ({"curriculum": (Stage(0.5), Stage(0.4))}, "shares of the curriculum's stages do not add up to 1"),
-        ({"curriculum": ()}, "shares of the curriculum's stages do not add up to 1"),
+        ({"curriculum": (Stage(0.5), Stage(0.4))}, "stages are 0.5, 0.4; expected them to add up to 1"),
+        ({"curriculum": ()}, "stages are none; expected them to add up to 1"),
     ],
 )
 def test_settings_that_cannot_work_name_value_and_advice(settings: dict[str, Any], message: str) -> None:
@@ -309,7 +309,7 @@ def test_no_checkpoint_to_resume_from_is_an_error(missing: str, tmp_path: Path) 
     run = trainer(tmp_path / "run")
     run.save_checkpoint()
     (tmp_path / "run" / "checkpoint" / missing).unlink()
-    with pytest.raises(StmError, match=r"checkpoint holds no checkpoint to resume from \(.*train without --resume"):
+    with pytest.raises(StmError, match=r"checkpoint holds no checkpoint \(.*--force"):
         run.load_checkpoint()
 
 

@@ -17,22 +17,33 @@ def preparer(lm: WordLM, transcripts: list[Any], **options: Any) -> Preparer:
     return Preparer(transcripts, ScoringEngine(lm), HashedWords(8), **settings)
 
 
-def test_score_without_memory_is_that_of_the_window(lm: WordLM) -> None:
-    (item,) = preparer(lm, [numbered(4)])([0])
-    assert item.plain[0] == 0
-    contexts = ["a: word0\nb:", "a: word0\nb: word1\na:", "b: word1\na: word2\nb:"]
-    assert item.plain[1:].tolist() == lm.score(contexts, [" word1", " word2", " word3"]).tolist()
+def test_gain_is_the_score_with_reads_minus_the_score_of_the_window(lm: WordLM) -> None:
+    prepare = preparer(lm, [numbered(5)])
+    (item,) = prepare([0])
+    window = "b: word1\na: word2\nb:"
+    with_read, without, whole = lm.score([f"> a: word0\n{window}", window, f"a: word0\n{window}"], [" word3"] * 3)
+    assert prepare.gains([(item, 3, (0,)), (item, 3, ())]).tolist() == [with_read - without, 0.0]
+    assert prepare.gains([(item, 3, ())], whole=True).tolist() == [whole - without]
 
 
-def test_new_transcripts_are_scored_together_and_once(lm: WordLM, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gains_need_one_call_of_the_model_and_none_when_known(lm: WordLM, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     score = lm.score
     monkeypatch.setattr(lm, "score", lambda c, t: (calls.append(len(c)), score(c, t))[1])
+    prepare = preparer(lm, [numbered(5)])
+    (item,) = prepare([0])
+    asked = [(item, 3, (0,)), (item, 4, (0, 1)), (item, 4, (1,))]
+    assert calls == []  # nothing is scored before it is asked for
+    prepare.gains(asked)
+    prepare.gains(asked)
+    assert calls == [5]  # three contexts with reads, two windows
+
+
+def test_transcripts_are_prepared_once(lm: WordLM) -> None:
     prepare = preparer(lm, [numbered(4, "x"), numbered(6, "y")])
     first = prepare([1, 0, 1])
     assert [item.transcript.id for item in first] == ["y", "x", "y"]
     assert first[0] is first[2] is prepare([1])[0]
-    assert len(calls) == 1
 
 
 def test_only_so_many_are_kept(lm: WordLM) -> None:

@@ -238,9 +238,7 @@ NAMES = {"messages": "a.jsonl", "text": "a.txt", "stories": "a.txt", "sgd": "dia
         ("Hi.\n".encode("utf-16"), 1, "byte 0xff at byte 1 of the line is not UTF-8"),
     ],
 )
-def test_bad_files_name_file_and_line(
-    write: Write, format: str, content: bytes, line: int, hint: str
-) -> None:
+def test_bad_files_name_file_and_line(write: Write, format: str, content: bytes, line: int, hint: str) -> None:
     path = write(content, NAMES[format])
     message = failure(path, format)
     assert message.startswith(f"{path}:{line}: ")
@@ -271,9 +269,7 @@ def shape(**keys: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 RECORDS = {
     "messages": shape(
         id=JSON,
-        messages=st.lists(
-            shape(role=st.text(), content=st.text(), tool_calls=st.lists(JSON), name=JSON), max_size=3
-        ),
+        messages=st.lists(shape(role=st.text(), content=st.text(), tool_calls=st.lists(JSON), name=JSON), max_size=3),
     ),
     "sgd": shape(
         dialogue_id=st.text(),
@@ -430,9 +426,7 @@ def dialogue(name: str, *utterances: Any) -> dict[str, Any]:
 
 def test_sgd_folder_is_read_by_name(write: Write, tmp_path: Path) -> None:
     write(json.dumps([dialogue("2_0", "e", "f")]), "dialogues_002.json")
-    path = write(
-        json.dumps([dialogue("1_0", "a", "b"), dialogue("1_1", "c", "d")], indent=1), "dialogues_001.json"
-    )
+    path = write(json.dumps([dialogue("1_0", "a", "b"), dialogue("1_1", "c", "d")], indent=1), "dialogues_001.json")
     write("not read", "schema.json")
     transcripts = list(read_transcripts(tmp_path))
     assert [t.id for t in transcripts] == ["1_0", "1_1", "2_0"]
@@ -499,9 +493,7 @@ def test_what_was_written_reads_the_same(scratch: Path, transcripts: list[Transc
     path = scratch / "written.jsonl"
     assert write_messages(transcripts, path) == len(transcripts)
     again = list(read_transcripts(path))
-    assert [(t.id, texts(t), speakers(t)) for t in again] == [
-        (t.id, texts(t), speakers(t)) for t in transcripts
-    ]
+    assert [(t.id, texts(t), speakers(t)) for t in again] == [(t.id, texts(t), speakers(t)) for t in transcripts]
 
 
 def test_a_file_can_be_rewritten_while_it_is_read(write: Write) -> None:

@@ -17,7 +17,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
 from stm_rl.errors import StmError
-from stm_rl.files import write_json
+from stm_rl.files import reading, write_json
 from stm_rl_agents.base import Actions, Agent, Masks, reads_of
 from stm_rl_agents.network import PointerNetwork
 from stm_rl_envs.episodes import Observation
@@ -155,18 +155,17 @@ class PolicyAgent(Agent):
             StmError: The folder holds no policy, or one of another format.
         """
         folder = Path(folder)
-        try:
-            card = json.loads((folder / "policy.json").read_text())
-            weights = load_file(folder / "policy.safetensors")
-        except (OSError, ValueError) as error:
-            raise StmError(
-                f"{folder} holds no policy ({error}); expected policy.json and policy.safetensors, "
-                "as `stm-rl train` writes them"
-            ) from error
-        if card.get("format") != FORMAT:
-            raise StmError(f"{folder / 'policy.json'} has format {card.get('format')!r}; expected {FORMAT!r}")
-        network = PointerNetwork(**card.pop("network"))
-        network.load_state_dict(weights)
-        card.pop("format")
-        saved_name = card.pop("name")
+        advice = "expected policy.json and policy.safetensors as `stm-rl train` writes them"
+        with reading(f"the policy in {folder}", advice):
+            try:
+                card = json.loads((folder / "policy.json").read_text(encoding="utf-8"))
+                weights = load_file(folder / "policy.safetensors")
+            except OSError as error:
+                raise StmError(f"{folder} holds no policy ({error}); {advice}") from error
+            found = card.pop("format", None)
+            if found != FORMAT:
+                raise StmError(f"{folder / 'policy.json'} has format {found!r}; expected {FORMAT!r}")
+            network = PointerNetwork(**card.pop("network"))
+            network.load_state_dict(weights)
+            saved_name = card.pop("name")
         return cls(network, card, name or saved_name)

@@ -15,7 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from stm_rl.errors import StmError
 from stm_rl.evaluation import Played, play
-from stm_rl.files import write_json
+from stm_rl.files import reading, write_json
 from stm_rl.runs import Run
 from stm_rl_agents.policy import PointerPolicy, PolicyAgent
 from stm_rl_agents.sb3 import LOGGED, MemoryVecEnv
@@ -100,10 +100,13 @@ class PPOSettings:
         if (self.num_envs * self.rollout) % self.batch_size:
             raise StmError(
                 f"batch_size {self.batch_size} does not divide a rollout of {self.num_envs} x {self.rollout} = "
-                f"{self.num_envs * self.rollout} steps; use a divisor such as {self.num_envs * self.rollout // 8}"
+                f"{self.num_envs * self.rollout} steps; use a divisor of that"
             )
         if abs(sum(stage.share for stage in self.curriculum) - 1) > 1e-6:
-            raise StmError("the shares of the curriculum's stages do not add up to 1")
+            shares = ", ".join(f"{stage.share:g}" for stage in self.curriculum)
+            raise StmError(
+                f"the shares of the curriculum's stages are {shares or 'none'}; expected them to add up to 1"
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for ``config.yaml``."""
@@ -228,24 +231,27 @@ class PPOTrainer:
             StmError: There is no readable checkpoint.
         """
         folder = self.run.folder / "checkpoint"
-        try:
-            state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-            tensors = load_file(folder / "state.safetensors")
-        except (OSError, ValueError) as error:
-            raise StmError(f"{folder} holds no checkpoint to resume from ({error}); train without --resume") from error
-        prefix = "network."
-        self.network.load_state_dict(
-            {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-        )
-        optimizer = self.model.policy.optimizer
-        packed = optimizer.state_dict()
-        for name, value in tensors.items():
-            if name.startswith("optimizer."):
-                _, index, key = name.split(".")
-                packed["state"].setdefault(int(index), {})[key] = value
-        optimizer.load_state_dict(packed)
-        self.done, self.seconds = state["done"], state["seconds"]
-        self.best = -np.inf if state["best"] is None else state["best"]
+        advice = "it cannot be resumed: train anew with --force, which moves the old run aside"
+        with reading(f"the checkpoint in {folder}", advice):
+            try:
+                state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+                tensors = load_file(folder / "state.safetensors")
+            except OSError as error:
+                raise StmError(f"{folder} holds no checkpoint ({error}); {advice}") from error
+            prefix = "network."
+            self.network.load_state_dict(
+                {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+            )
+            optimizer = self.model.policy.optimizer
+            packed = optimizer.state_dict()
+            for name, value in tensors.items():
+                if name.startswith("optimizer."):
+                    _, index, key = name.split(".")
+                    packed["state"].setdefault(int(index), {})[key] = value
+            optimizer.load_state_dict(packed)
+            self.done, self.seconds = int(state["done"]), float(state["seconds"])
+            self.best = -np.inf if state["best"] is None else float(state["best"])
+        self.run.forget_after(self.done)
 
 
 class _AfterRollout(BaseCallback):
@@ -258,7 +264,6 @@ class _AfterRollout(BaseCallback):
         self.rollouts = 0
 
     def _on_step(self) -> bool:
-        self.trainer.done = self.first + self.num_timesteps
         return True
 
     def _on_rollout_start(self) -> None:
@@ -272,6 +277,7 @@ class _AfterRollout(BaseCallback):
 
     def _log(self, validate: bool) -> None:
         trainer = self.trainer
+        trainer.done = self.first + self.num_timesteps  # a rollout counts once it has been learned from
         trainer.seconds = time.monotonic() - self.start
         row: dict[str, Any] = {"steps": trainer.done, "seconds": round(trainer.seconds, 1)}
         episodes = list(self.model.ep_info_buffer or ())

@@ -16,7 +16,7 @@ DIALOGUE_CURRICULUM = (
 
 PRESETS: dict[str, PPOSettings] = {
     "demo": PPOSettings(steps=450_000),
-    "full": PPOSettings(steps=2_000_000),
+    "full": PPOSettings(steps=1_200_000),
     "smoke": PPOSettings(steps=2_048, num_envs=16, rollout=32, batch_size=256, validate_every=2, validation_episodes=8),
 }
 """``demo``: minutes on a laptop; ``full``: under an hour; ``smoke``: seconds, learns nothing."""

@@ -69,6 +69,11 @@ class Oracle(_Privileged):
         self.lookback = lookback
         self._needs: dict[int, tuple[Prepared, Needs]] = {}
 
+    def start(self, env: MemoryVectorEnv) -> None:
+        """Keep the environment's episodes and forget those of another."""
+        super().start(env)
+        self._needs.clear()
+
     def _decide(self, episodes: Episodes, row: int, step: int, action: Actions) -> None:
         needs = self._needs_of(episodes, row)
         held: list[int] = episodes.memory.turn[row].tolist()
@@ -110,11 +115,10 @@ class Oracle(_Privileged):
             for step in range(window, len(item) - 1)
             for turn in range(max(0, step - window + 1 - self.lookback), step - window + 1)
         ]
-        contexts = [episodes.prepare.context(item, step + 1, (turn,)) for turn, step in pairs]
-        scores = episodes.engine.score(contexts, [item.targets[step + 1] for _, step in pairs])
+        gains = episodes.prepare.gains([(item, step + 1, (turn,)) for turn, step in pairs])
         by_step: dict[int, list[tuple[float, int]]] = {}
-        for (turn, step), score in zip(pairs, scores.tolist(), strict=True):
-            if (gain := score - item.plain[step + 1]) >= self.threshold:
+        for (turn, step), gain in zip(pairs, gains.tolist(), strict=True):
+            if gain >= self.threshold:
                 by_step.setdefault(step, []).append((gain, turn))
         needs: Needs = {}
         for step, found in by_step.items():

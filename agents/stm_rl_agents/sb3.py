@@ -10,6 +10,7 @@ from gymnasium import Env
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
+from stm_rl.errors import StmError
 from stm_rl_envs.vector import MemoryVectorEnv
 
 LOGGED = ("coherence_gain", "writes", "reads", "evidence_needed", "evidence_held")
@@ -24,6 +25,8 @@ class MemoryVecEnv(VecEnv):
     """
 
     def __init__(self, env: MemoryVectorEnv) -> None:
+        if not env.autoreset:
+            raise StmError("stable-baselines3 needs environments that reset themselves; make them with autoreset=True")
         self.env = env
         self.render_mode = None
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)

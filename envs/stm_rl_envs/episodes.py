@@ -135,7 +135,6 @@ class Episodes:
         self._features = np.zeros((self.n, turns, len(TURN_FEATURES)), np.float32)
         self._words = np.full((self.n, turns, MAX_WORDS), -1, np.int64)
         self._speakers = np.zeros((self.n, turns), np.int64)
-        self._plain = np.zeros((self.n, turns), np.float64)
 
     # Spaces.
 
@@ -187,7 +186,6 @@ class Episodes:
         self._vectors[row, :count] = item.vectors
         self._features[row, :count] = item.features
         self._words[row, :count] = item.words
-        self._plain[row, :count] = item.plain
         names = {
             speaker: number for number, speaker in enumerate(dict.fromkeys(t.speaker for t in item.transcript.turns))
         }
@@ -215,7 +213,9 @@ class Episodes:
         ended = step >= self.last_step[rows]
         whole = step + 2 >= np.array([len(self.current[row]) for row in rows.tolist()])
         self.step_index[rows] += 1
-        return StepResult(rows, reward, terms, gain, actions[:, 0], reads, needed, held, ended & whole, ended & ~whole)
+        return StepResult(
+            rows, reward, terms, gain, actions[:, 0].copy(), reads, needed, held, ended & whole, ended & ~whole
+        )
 
     def _check(self, actions: NDArray[np.int64], count: int) -> None:
         width, top = 1 + self.settings.reads, self.settings.slots
@@ -245,12 +245,8 @@ class Episodes:
         whole = self.settings.full_context
         scored = [i for i, found in enumerate(reads) if found or whole]
         if scored:
-            contexts, targets = [], []
-            for i in scored:
-                item, turn = self.current[rows[i]], int(step[i]) + 1
-                contexts.append(self.prepare.context(item, turn, () if whole else reads[i], 0 if whole else None))
-                targets.append(item.targets[turn])
-            gain[scored] = self.engine.score(contexts, targets) - self._plain[rows[scored], step[scored] + 1]
+            asked = [(self.current[rows[i]], int(step[i]) + 1, reads[i]) for i in scored]
+            gain[scored] = self.prepare.gains(asked, whole)
         return gain
 
     def needed_turns(self, row: int, step: int) -> tuple[int, ...]:

@@ -67,8 +67,13 @@ class MemoryVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
             options: ``reset_mask``, shape ``(num_envs,)``: which environments to reset;
                 ``transcripts``: the index of the transcript of each environment that is reset.
         """
-        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
-        for row, value in enumerate(seeds or ()):
+        if seed is None or isinstance(seed, (int, np.integer)):
+            seeds = [None if seed is None else int(seed) + i for i in range(self.num_envs)]
+        else:
+            seeds = [None if value is None else int(value) for value in seed]
+        if len(seeds) != self.num_envs:
+            raise StmError(f"{len(seeds)} seeds were given for {self.num_envs} environments; expected as many")
+        for row, value in enumerate(seeds):
             if value is not None:
                 self._generators[row] = seeding.np_random(value)[0]
         options = options or {}
@@ -102,7 +107,10 @@ class MemoryVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
         rows = np.flatnonzero(~self.resting)
         if not len(rows):
             raise StmError("every environment rests; call reset() first")
-        result = self.episodes.step(rows, np.asarray(actions, np.int64)[rows])
+        actions = np.asarray(actions, np.int64)
+        if len(actions) != self.num_envs:
+            raise StmError(f"{len(actions)} actions were given for {self.num_envs} environments; expected as many")
+        result = self.episodes.step(rows, actions[rows])
 
         def spread(values: Array) -> Array:
             full = np.zeros(self.num_envs, values.dtype)

@@ -17,7 +17,7 @@ from stm_rl.cli.output import print_table
 from stm_rl.cli.task import Task, make_task
 from stm_rl.errors import StmError
 from stm_rl.evaluation import Bootstrap, Played, difference, play, summarize
-from stm_rl.files import reading, write_json, write_jsonl
+from stm_rl.files import write_json, write_jsonl
 from stm_rl.runs import Run
 from stm_rl_agents import Agent, FullContext, Informed, Oracle, heuristics
 from stm_rl_agents.policy import PolicyAgent
@@ -80,7 +80,7 @@ def load_agents(specs: Sequence[str]) -> tuple[dict[str, list[PolicyAgent]], lis
                 raise StmError(
                     f"unknown agent {str(path)!r}: it is neither a run folder nor one of {', '.join(sorted(builtin))}"
                 )
-        policies = [_load_policy(path) for path in paths]
+        policies = [PolicyAgent.load(path) for path in paths]
         label = name or policies[0].name
         if label in groups or label in builtin:
             label = f"{label}:{paths[0]}"
@@ -91,11 +91,6 @@ def load_agents(specs: Sequence[str]) -> tuple[dict[str, list[PolicyAgent]], lis
             seeds.append(int(policy.card.get("seed", 0)))
         groups[label] = policies
     return groups, seeds
-
-
-def _load_policy(folder: Path) -> PolicyAgent:
-    with reading(f"the policy in {folder}", "train it again, or give another folder"):
-        return PolicyAgent.load(folder)
 
 
 def references(procedural: bool) -> list[Agent]:

@@ -138,8 +138,7 @@ def _train(task: Task, settings: PPOSettings, run: Run, resume: bool) -> PolicyA
     with _progress(settings.steps) as report:
         trainer = PPOTrainer(task.make, settings, run, card, report)
         if resume:
-            with reading(run.folder / "checkpoint", "train anew with --force"):
-                trainer.load_checkpoint()
+            trainer.load_checkpoint()
         try:
             return trainer.train()
         except KeyboardInterrupt:

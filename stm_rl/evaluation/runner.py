@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from stm_rl.errors import StmError
+
 FloatArray = NDArray[np.float64]
 
 
@@ -39,6 +41,7 @@ class Played:
     Attributes:
         returns: Sum of rewards.
         gains: Sum of coherence gains, nats.
+        dependent_gains: The part of it earned at dependent turns with evidence outside the window.
         turns: Steps played.
         writes: Turns written.
         reads: Turns put in front of the model.
@@ -49,6 +52,7 @@ class Played:
 
     returns: FloatArray
     gains: FloatArray
+    dependent_gains: FloatArray
     turns: FloatArray
     writes: FloatArray
     reads: FloatArray
@@ -76,10 +80,12 @@ def play(
         traces: How many of the first episodes to record turn by turn.
         on_episodes: Called with the number of episodes just finished, for a progress bar.
     """
+    if not len(episodes):
+        raise StmError("there are no episodes to play; expected at least one")
     size = min(batch, len(episodes))
     env = make_env(size, agent.full_context)
     agent.start(env)
-    sums: list[FloatArray] = [np.zeros(len(episodes)) for _ in range(7)]
+    sums: list[FloatArray] = [np.zeros(len(episodes)) for _ in range(8)]
     played = Played(*sums)  # type: ignore[arg-type]
     records: dict[int, list[dict[str, Any]]] = {}
     for first in range(0, len(episodes), size):
@@ -112,9 +118,11 @@ def _add(played: Played, first: int, active: NDArray[np.bool_], rewards: FloatAr
     played.turns[at] += 1
     played.writes[at] += infos["writes"][rows] > 0
     played.reads[at] += infos["reads"][rows]
+    dependent = infos["evidence_needed"][rows] > 0
+    played.dependent_gains[at] += infos["coherence_gain"][rows] * dependent
     needed, held = infos["evidence_needed"][rows], infos["evidence_held"][rows]
-    played.asked[at] += needed > 0
-    played.recalled[at] += (needed > 0) & (needed == held)
+    played.asked[at] += dependent
+    played.recalled[at] += dependent & (needed == held)
 
 
 def _record(env: Any, row: int, step: int, reward: float, infos: dict[str, Any]) -> dict[str, Any]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -19,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 EMBEDDED = "tiny"
 """Name of the model that ships with the package."""
+UNSTATED_LENGTH = 2048
+"""Context length of models that state none, such as those without position embeddings."""
 
 
 class CausalLM:
@@ -34,23 +38,26 @@ class CausalLM:
         truncated: How many contexts have lost their oldest tokens so far because they did not fit.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, id: str, batch_tokens: int = 4096) -> None:
+    def __init__(self, model: Any, tokenizer: Any, id: str, batch_tokens: int | None = None) -> None:
         """Wrap a loaded model.
 
         Args:
             model: A transformers causal model.
             tokenizer: Its fast tokenizer.
             id: Name that identifies the model.
-            batch_tokens: Most tokens, padding included, in one forward pass.
+            batch_tokens: Most tokens, padding included, in one forward pass. By default 1,536 on a CPU, where
+                larger batches leave the cache and run slower, and 16,384 elsewhere.
         """
         if not getattr(tokenizer, "is_fast", False):
             raise StmError(f"model {id} has only a slow tokenizer; stm-rl needs a fast one (a tokenizer.json file)")
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.id = id
-        self.batch_tokens = batch_tokens
+        self.batch_tokens = batch_tokens or (1536 if model.device.type == "cpu" else 16_384)
+        tokenizer.backend_tokenizer.no_padding()  # a tokenizer file may ask for either
+        tokenizer.backend_tokenizer.no_truncation()
         limits = (getattr(model.config, "max_position_embeddings", None), tokenizer.model_max_length)
-        self.max_tokens = int(min(limit for limit in limits if limit and limit < 10**9))
+        self.max_tokens = int(min((limit for limit in limits if limit and limit < 10**9), default=UNSTATED_LENGTH))
         self.truncated = 0
         self._plain_head = self._has_plain_head()
 
@@ -61,7 +68,7 @@ class CausalLM:
         *,
         device: str = "cpu",
         dtype: str = "float32",
-        batch_tokens: int = 4096,
+        batch_tokens: int | None = None,
     ) -> CausalLM:
         """Load a model from the Hugging Face Hub, a local folder, or the package.
 
@@ -71,7 +78,7 @@ class CausalLM:
             name: ``tiny`` (the embedded model), a folder, or a Hub id such as ``Qwen/Qwen3-0.6B``.
             device: A torch device, or ``auto`` for a GPU if there is one.
             dtype: A torch dtype such as ``float32`` or ``bfloat16``.
-            batch_tokens: Most tokens, padding included, in one forward pass.
+            batch_tokens: Most tokens, padding included, in one forward pass; see the constructor.
 
         Raises:
             StmError: The model cannot be found or read, or the device or dtype is unknown.
@@ -88,7 +95,7 @@ class CausalLM:
             tokenizer = AutoTokenizer.from_pretrained(source)
             model = AutoModelForCausalLM.from_pretrained(source, dtype=torch_dtype, use_safetensors=True)
             model = model.to(device)  # type: ignore[arg-type]
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, AssertionError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0]
             raise StmError(
                 f"cannot load the language model {str(name)!r} ({reason}); give {EMBEDDED!r} for the embedded "
@@ -116,6 +123,8 @@ class CausalLM:
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return the mean of the last hidden states of each text, shape ``(n, hidden size)``."""
+        if not texts:
+            return np.zeros((0, self.model.config.hidden_size), np.float32)
         encoded = [ids[-self.max_tokens :] for ids in self.tokenizer(list(texts))["input_ids"]]
         vectors = np.zeros((len(encoded), self.model.config.hidden_size), np.float32)
         for rows in self._packed([len(ids) for ids in encoded]):
@@ -131,6 +140,13 @@ class CausalLM:
         """Continue each context greedily until the end of its line or ``max_new_tokens`` tokens."""
         pad = self._pad_id
         room = self.max_tokens - max_new_tokens
+        if room < 1 or max_new_tokens < 1:
+            raise StmError(
+                f"max_new_tokens is {max_new_tokens}; expected 1 to {self.max_tokens - 1}, since model {self.id} "
+                f"reads at most {self.max_tokens} tokens"
+            )
+        if not contexts:
+            return []
         encoded = [ids[-room:] for ids in self.tokenizer(list(contexts))["input_ids"]]
         width = max(len(ids) for ids in encoded)
         ids = torch.tensor([[pad] * (width - len(ids)) + ids for ids in encoded], device=self.model.device)
@@ -151,6 +167,14 @@ class CausalLM:
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return how many tokens each text has, without special tokens."""
         return [len(ids) for ids in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+
+    @property
+    def fingerprint(self) -> str:
+        """Short hash of the weights: the first numbers of every parameter."""
+        digest = blake2b(digest_size=4)
+        for name, value in sorted(self.model.state_dict().items()):
+            digest.update(name.encode() + value.flatten()[:1024].float().cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     @property
     def _pad_id(self) -> int:

@@ -70,6 +70,11 @@ class DialogueWorld:
             raise StmError(f"turns is {self.turns}; expected an even number of at least 8")
         if not 1 <= self.min_gap <= self.max_gap:
             raise StmError(f"gaps are {self.min_gap}..{self.max_gap}; expected 1 <= min_gap <= max_gap")
+        if min(self.distractor_rate, self.chat_rate) < 0 or self.distractor_rate + self.chat_rate > 0.75:
+            raise StmError(
+                f"distractor_rate {self.distractor_rate} and chat_rate {self.chat_rate} must be at least 0 and at "
+                "most 0.75 together; the rest are plans, changes and cancellations"
+            )
         for name in ("entities", "templates"):
             if getattr(self, name) not in SPLITS:
                 raise StmError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(SPLITS)}")
@@ -187,7 +192,7 @@ class _Conversation:
         return None
 
     def _update(self, exchange: int) -> None:
-        options = [f for f in self.live.values() if f.due is not None and f.relation.updates[0]]
+        options = [f for f in self.live.values() if f.due is not None and self._can_change(f)]
         if not options:
             self._inform(exchange)
             return
@@ -199,6 +204,11 @@ class _Conversation:
         fact.turn = self._user(self._phrase(fact.relation.updates, k=fact.key, v=fact.value), "update", fact.id)
         self._assistant(self._phrase(say.ACKS), "reply")
         fact.due = max(fact.due, self._due(exchange))
+
+    def _can_change(self, fact: _Fact) -> bool:
+        """Return whether there is a value the fact has not had yet, and a way to say it."""
+        values = set(self.world.lexicon[fact.relation.value].of(self.world.entities))
+        return bool(fact.relation.updates[0]) and not values <= {fact.value, *fact.values}
 
     def _cancel(self) -> None:
         shopped = {f.key for f in self.live.values() if f.relation is say.SHOP}

@@ -155,7 +155,7 @@ RELATIONS: tuple[Relation, ...] = (
         ),
         answers=(
             ("The {v}.", "{k} asked for the {v}.", "That was the {v}."),
-            ("It was the {v}.",),
+            ("You put down the {v}.",),
         ),
     ),
     Relation(

@@ -50,7 +50,7 @@ DISH = _pool(
 SPOT = _pool(
     "drawer cupboard garage attic cellar kitchen hallway closet shed bedroom office car mailbox suitcase "
     "freezer balcony pantry toolbox bookshelf bathroom locker trunk greenhouse fireplace",
-    "wardrobe basement cabin stable workshop safe veranda dresser crate cooler fridge chest",
+    "wardrobe basement cabin stable sunroom safe veranda dresser crate cooler fridge chest",
 )
 THING = _pool(
     "passport ladder charger receipt map drill flashlight hammer stapler trumpet tripod bicycle remote "
