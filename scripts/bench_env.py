@@ -34,7 +34,8 @@ def measure(agent: Agent, engine: ScoringEngine, num_envs: int, seconds: float, 
     ).unwrapped
     in_agent = in_env = 0.0
     steps = 0
-    before, computed = engine.seconds, engine.computed
+    encoder = env.episodes.encoder  # embeds turns with the embedded model
+    before, computed = engine.seconds + encoder.seconds, engine.computed
     start = time.perf_counter()
     observation, _ = env.reset(seed=seed)
     in_env += time.perf_counter() - start
@@ -46,7 +47,7 @@ def measure(agent: Agent, engine: ScoringEngine, num_envs: int, seconds: float, 
         in_agent += middle - start
         in_env += time.perf_counter() - middle
         steps += num_envs
-    in_lm = engine.seconds - before
+    in_lm = engine.seconds + encoder.seconds - before
     return {
         "steps_per_second": round(steps / in_env, 1),
         "share_outside_lm": round((in_env - in_lm) / in_env, 4),

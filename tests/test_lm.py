@@ -381,3 +381,19 @@ def test_embedded_model_gains_from_the_turn_that_holds_the_answer() -> None:
     (text,) = engine.lm.generate([helpful + window])
     assert "\n" not in text
     assert text
+
+
+def test_tokenizing_line_by_line_changes_nothing() -> None:
+    lm = CausalLM.load()
+    assert lm._lines_stand_alone
+    contexts = [
+        "",
+        "user:",
+        "a\nb\n",
+        "> user: I'm  here\u2028now.\nuser: x\r\ny\nassistant:",
+        "\n\n",
+        "tab\there\n\x0c\nA:",
+    ]
+    targets = [" At the mill.", "x", " two\nlines", " \u00e9\u00e8", " 42", " ok"]
+    expected = [(list(ids), count) for ids, count in lm._encode_whole(contexts, targets)]
+    assert [(list(ids), count) for ids, count in lm._encode_lines(contexts, targets)] == expected

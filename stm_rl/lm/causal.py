@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import logging
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -45,7 +48,7 @@ class CausalLM:
             model: A transformers causal model.
             tokenizer: Its fast tokenizer.
             id: Name that identifies the model.
-            batch_tokens: Most tokens, padding included, in one forward pass. By default 1,536 on a CPU, where
+            batch_tokens: Most tokens, padding included, in one forward pass. By default 1,024 on a CPU, where
                 larger batches leave the cache and run slower, and 16,384 elsewhere.
         """
         if not getattr(tokenizer, "is_fast", False):
@@ -53,12 +56,16 @@ class CausalLM:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.id = id
-        self.batch_tokens = batch_tokens or (1536 if model.device.type == "cpu" else 16_384)
+        self.batch_tokens = batch_tokens or (1024 if model.device.type == "cpu" else 16_384)
         tokenizer.backend_tokenizer.no_padding()  # a tokenizer file may ask for either
         tokenizer.backend_tokenizer.no_truncation()
         limits = (getattr(model.config, "max_position_embeddings", None), tokenizer.model_max_length)
         self.max_tokens = int(min((limit for limit in limits if limit and limit < 10**9), default=UNSTATED_LENGTH))
         self.truncated = 0
+        self._line = lru_cache(maxsize=100_000)(self._tokenize_line)
+        self._last_line = lru_cache(maxsize=100_000)(self._tokenize_last_line)
+        self._prefix: list[int] = tokenizer.backend_tokenizer.encode("").ids
+        self._lines_stand_alone = self._check_lines()
         self._plain_head = self._has_plain_head()
 
     @classmethod
@@ -189,17 +196,12 @@ class CausalLM:
         Both are tokenized as one text, since a tokenizer may treat the start of a text in its own
         way; the target's tokens begin with the one that holds its first letter.
         """
-        whole = self.tokenizer.backend_tokenizer.encode_batch(
-            [context + target for context, target in zip(contexts, targets, strict=True)]
-        )
+        encode = self._encode_lines if self._lines_stand_alone else self._encode_whole
         start = self.tokenizer.bos_token_id
         pairs = []
-        for context, target, encoding in zip(contexts, targets, whole, strict=True):
-            ids = encoding.ids
-            first = encoding.char_to_token(len(context) + len(target) - len(target.lstrip()))
-            if first is None:
+        for (ids, count), target in zip(encode(contexts, targets), targets, strict=True):
+            if not count:
                 raise StmError(f"the target {target[:60]!r} has no tokens; expected some text to score")
-            count = len(ids) - first
             if count == len(ids):  # an empty context, and a tokenizer that adds no start token
                 ids = [start if start is not None else self._pad_id, *ids]
             if count + 1 > self.max_tokens:
@@ -217,6 +219,42 @@ class CausalLM:
                 ids = ids[-self.max_tokens :]
             pairs.append((ids, count))
         return pairs
+
+    def _encode_whole(self, contexts: Sequence[str], targets: Sequence[str]) -> Iterator[tuple[list[int], int]]:
+        """Yield the ids of each context with its target, and how many are the target's."""
+        texts = [context + target for context, target in zip(contexts, targets, strict=True)]
+        encodings = self.tokenizer.backend_tokenizer.encode_batch(texts)
+        for context, target, encoding in zip(contexts, targets, encodings, strict=True):
+            yield encoding.ids, _target_tokens(encoding, context, target)
+
+    def _encode_lines(self, contexts: Sequence[str], targets: Sequence[str]) -> Iterator[tuple[list[int], int]]:
+        """Do the same line by line; a turn's line is in many contexts but is tokenized once."""
+        for context, target in zip(contexts, targets, strict=True):
+            end = context.rfind("\n") + 1
+            last, count = self._last_line(context[end:], target)
+            lines = (self._line(text + "\n") for text in context[:end].split("\n")[:-1])
+            yield [*self._prefix, *itertools.chain.from_iterable(lines), *last], count
+
+    def _tokenize_line(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def _tokenize_last_line(self, start: str, target: str) -> tuple[list[int], int]:
+        encoding = self.tokenizer.backend_tokenizer.encode(start + target, add_special_tokens=False)
+        return encoding.ids, _target_tokens(encoding, start, target)
+
+    def _check_lines(self) -> bool:
+        """Return whether a text's tokens are surely those of its lines.
+
+        They are if the tokenizer first splits at line breaks and changes nothing before that, and if all it
+        adds is a prefix.
+        """
+        backend = self.tokenizer.backend_tokenizer
+        parts = json.loads(backend.to_str())
+        first = ((parts["pre_tokenizer"] or {}).get("pretokenizers") or [{}])[0]
+        splits = first.get("pattern") == {"Regex": r"\n"} and first.get("behavior") == "Isolated"
+        adds_prefix = backend.encode("a").ids == [*self._prefix, *self._tokenize_line("a")]
+        return bool(splits and parts["normalizer"] is None and adds_prefix)
 
     def _packed(self, lengths: list[int]) -> Iterator[list[int]]:
         """Yield row numbers in groups of similar length, ``batch_tokens`` padded tokens at most."""
@@ -270,3 +308,9 @@ class CausalLM:
         with torch.inference_mode():
             hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
             return bool(torch.equal(head(hidden), self.model(input_ids=ids, use_cache=False).logits))
+
+
+def _target_tokens(encoding: Any, context: str, target: str) -> int:
+    """Return how many tokens of ``context + target`` are the target's: those from its first letter on."""
+    first = encoding.char_to_token(len(context) + len(target) - len(target.lstrip()))
+    return 0 if first is None else len(encoding.ids) - first
