@@ -9,7 +9,11 @@ from stm_rl.transcript import Transcript
 
 @runtime_checkable
 class World(Protocol):
-    """A generator of transcripts with ground-truth dependencies."""
+    """A generator of transcripts with ground-truth dependencies.
+
+    ``Turn.meta["kind"]`` says what a turn is (a fact, an update, gossip ...) and ``Turn.meta["keys"]`` which facts it is
+    about; both are for references and analysis, never for policies.
+    """
 
     @property
     def name(self) -> str:
@@ -17,7 +21,3 @@ class World(Protocol):
 
     def generate(self, seed: int) -> Transcript:
         """Return the transcript of ``seed``; the same seed always gives the same transcript."""
-
-
-TURN_KINDS = ("fact", "message", "hedge", "update", "cancel", "distractor", "chat", "ask", "answer", "reply")
-"""Values of ``Turn.meta["kind"]`` in procedural worlds."""
