@@ -11,7 +11,7 @@ from stm_rl.transcript import Transcript
 class World(Protocol):
     """A generator of transcripts with ground-truth dependencies.
 
-    ``Turn.meta["kind"]`` says what a turn is (a fact, an update, gossip ...) and ``Turn.meta["keys"]`` which facts it is
+    ``Turn.meta["kind"]`` says what a turn is (a fact, an update, gossip ...), ``Turn.meta["keys"]`` which facts it is
     about; both are for references and analysis, never for policies.
     """
 
