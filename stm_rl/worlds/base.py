@@ -11,7 +11,7 @@ from stm_rl.transcript import Transcript
 class World(Protocol):
     """A generator of transcripts with ground-truth dependencies.
 
-    ``Turn.meta["kind"]`` says what a turn is (a fact, an update, gossip ...), ``Turn.meta["keys"]`` which facts it is
+    ``Turn.meta["kind"]`` says what a turn is (one of :data:`TURN_KINDS`), ``Turn.meta["keys"]`` which facts it is
     about; both are for references and analysis, never for policies.
     """
 
@@ -21,3 +21,7 @@ class World(Protocol):
 
     def generate(self, seed: int) -> Transcript:
         """Return the transcript of ``seed``; the same seed always gives the same transcript."""
+
+
+TURN_KINDS = ("fact", "message", "hedge", "update", "cancel", "distractor", "chat", "ask", "answer", "reply")
+"""Values of ``Turn.meta["kind"]`` in procedural worlds."""
