@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
 
 from stm_rl.errors import StmError
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` atomically."""
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Give a file to write; it takes the place of ``path`` if nothing fails and is removed otherwise."""
     part = path.with_name(path.name + ".part")
     try:
-        part.write_text(text, encoding="utf-8")
+        yield part
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` atomically."""
+    with _replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write ``tensors`` to ``path`` as safetensors, atomically."""
+    with _replacing(path) as part:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, part)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -27,6 +27,7 @@ class Prepared:
         vectors: Encoded turns, shape ``(T, d)``.
         features: Plain features of the turns, shape ``(T, len(TURN_FEATURES))``.
         words: Content words of the turns, shape ``(T, MAX_WORDS)``.
+        speakers: Who says each turn, numbered by first appearance, shape ``(T,)``.
         probes: The probe of each dependent turn, by turn.
     """
 
@@ -36,6 +37,7 @@ class Prepared:
     vectors: NDArray[np.float32]
     features: NDArray[np.float32]
     words: NDArray[np.int64]
+    speakers: NDArray[np.int64]
     probes: dict[int, Probe]
 
     def __len__(self) -> int:
@@ -121,7 +123,13 @@ class Preparer:
                 own,
                 np.stack([turn_features(turn) for turn in transcript.turns]),
                 word_ids([turn.text for turn in transcript.turns]),
+                _numbered([turn.speaker for turn in transcript.turns]),
                 {probe.turn: probe for probe in transcript.probes},
             )
             for transcript, texts, own in zip(transcripts, lines, np.split(vectors, ends[:-1]), strict=True)
         ]
+
+
+def _numbered(names: Sequence[str]) -> NDArray[np.int64]:
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.array([numbers[name] for name in names], np.int64)

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from sb3_contrib.common.maskable.distributions import MaskableDistribution
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
 from stm_rl.errors import StmError
-from stm_rl.files import reading, write_json
+from stm_rl.files import reading, write_json, write_tensors
 from stm_rl_agents.base import Actions, Agent, Masks, reads_of
 from stm_rl_agents.network import PointerNetwork
 from stm_rl_envs.episodes import Observation
@@ -141,10 +141,7 @@ class PolicyAgent(Agent):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         network = self.network
-        weights = {name: value.contiguous() for name, value in network.state_dict().items()}
-        part = folder / "policy.safetensors.part"
-        save_file(weights, part)
-        part.replace(folder / "policy.safetensors")
+        write_tensors(folder / "policy.safetensors", network.state_dict())
         write_json(folder / "policy.json", {"format": FORMAT, "name": self.name, "network": network.shape, **self.card})
 
     @classmethod

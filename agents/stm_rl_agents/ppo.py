@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.callbacks import BaseCallback
 
 from stm_rl.errors import StmError
 from stm_rl.evaluation import Played, play
-from stm_rl.files import reading, write_json
+from stm_rl.files import reading, write_json, write_tensors
 from stm_rl.runs import Run
 from stm_rl_agents.policy import PointerPolicy, PolicyAgent
 from stm_rl_agents.sb3 import LOGGED, MemoryVecEnv
@@ -215,13 +215,11 @@ class PPOTrainer:
         """Write network, optimizer and progress to ``checkpoint/``."""
         folder = self.run.folder / "checkpoint"
         folder.mkdir(exist_ok=True)
-        tensors = {f"network.{name}": value.contiguous() for name, value in self.network.state_dict().items()}
+        tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
         for index, state in self.model.policy.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value.contiguous() for name, value in state.items()}
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
         best = self.best if np.isfinite(self.best) else None  # JSON knows no infinity
-        part = folder / "state.safetensors.part"
-        save_file(tensors, part)
-        part.replace(folder / "state.safetensors")
+        write_tensors(folder / "state.safetensors", tensors)
         write_json(folder / "state.json", {"done": self.done, "best": best, "seconds": self.seconds})
 
     def load_checkpoint(self) -> None:

@@ -186,10 +186,7 @@ class Episodes:
         self._vectors[row, :count] = item.vectors
         self._features[row, :count] = item.features
         self._words[row, :count] = item.words
-        names = {
-            speaker: number for number, speaker in enumerate(dict.fromkeys(t.speaker for t in item.transcript.turns))
-        }
-        self._speakers[row, :count] = [names[turn.speaker] for turn in item.transcript.turns]
+        self._speakers[row, :count] = item.speakers
 
     def step(self, rows: NDArray[np.int64], actions: NDArray[np.int64]) -> StepResult:
         """Play one step of the episodes ``rows``.

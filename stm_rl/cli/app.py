@@ -105,20 +105,20 @@ def train(
     from stm_rl.cli.train import TrainRequest, run_training
 
     request = TrainRequest(
-        env,
-        out,
-        preset,
-        steps,
-        seed,
-        transcripts,
-        format,
-        limit,
-        set_ or [],
-        lm,
-        device,
-        dtype,
-        eval_episodes,
-        threads,
+        env=env,
+        transcripts=transcripts,
+        format=format,
+        limit=limit,
+        sets=set_ or [],
+        lm=lm,
+        device=device,
+        dtype=dtype,
+        seed=seed,
+        threads=threads,
+        out=out,
+        preset=preset,
+        steps=steps,
+        eval_episodes=eval_episodes,
     )
     run_training(request, resume=resume, force=force, as_json=as_json)
 
@@ -160,6 +160,17 @@ def evaluate(
     from stm_rl.cli.evaluate import EvalRequest, run_evaluation
 
     request = EvalRequest(
-        env, agent or [], episodes, transcripts, format, limit, set_ or [], lm, device, dtype, seed, threads
+        env=env,
+        transcripts=transcripts,
+        format=format,
+        limit=limit,
+        sets=set_ or [],
+        lm=lm,
+        device=device,
+        dtype=dtype,
+        seed=seed,
+        threads=threads,
+        agents=agent or [],
+        episodes=episodes,
     )
     run_evaluation(request, out=out, traces=traces, as_json=as_json)

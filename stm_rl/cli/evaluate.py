@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from stm_rl.cli.output import print_table
-from stm_rl.cli.task import Task, make_task
+from stm_rl.cli.task import Task, TaskRequest, make_task
 from stm_rl.errors import StmError
 from stm_rl.evaluation import Bootstrap, Played, difference, play, summarize
 from stm_rl.files import write_json, write_jsonl
@@ -26,22 +26,12 @@ from stm_rl_envs.vector import MemoryVectorEnv
 TRACED_EPISODES = 3
 
 
-@dataclass(frozen=True, slots=True)
-class EvalRequest:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalRequest(TaskRequest):
     """The command-line values of ``stm-rl eval``; see ``stm-rl eval --help``."""
 
-    env: str
     agents: list[str]
     episodes: int
-    transcripts: Path | None
-    format: str
-    limit: int | None
-    sets: list[str]
-    lm: str
-    device: str
-    dtype: str
-    seed: int
-    threads: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,10 +147,7 @@ def run_evaluation(request: EvalRequest, *, out: Path | None, traces: Path | Non
     """Do what ``stm-rl eval`` asks for."""
     torch.set_num_threads(request.threads)
     learned, seeds = load_agents(request.agents)
-    task = make_task(
-        request.env, request.transcripts, request.format, request.limit, request.sets,
-        request.lm, request.device, request.dtype,
-    )  # fmt: skip
+    task = make_task(request)
     task.check()
     for path in filter(None, (out, traces)):
         if path.is_dir():

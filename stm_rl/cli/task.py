@@ -97,33 +97,40 @@ class Task:
             raise StmError(f"cannot play {self.name} with {given or 'its defaults'} ({error}); {advice}") from error
 
 
-def make_task(
-    env: str,
-    transcripts: Path | None,
-    format: str,
-    limit: int | None,
-    sets: Sequence[str],
-    lm: str,
-    device: str,
-    dtype: str,
-) -> Task:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRequest:
+    """The command-line values that ``stm-rl train`` and ``stm-rl eval`` share; see their ``--help``."""
+
+    env: str
+    transcripts: Path | None
+    format: str
+    limit: int | None
+    sets: list[str]
+    lm: str
+    device: str
+    dtype: str
+    seed: int
+    threads: int
+
+
+def make_task(request: TaskRequest) -> Task:
     """Build a task from command-line values.
 
     Raises:
         StmError: Something is unknown, malformed or does not fit.
     """
-    overrides = parse_sets(sets)
+    overrides = parse_sets(request.sets)
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a log file needs no bars
-    if transcripts is None:
-        check_env_id(env)
-        return Task(env, load_engine(lm, device, dtype), overrides)
-    found = tuple(itertools.islice(read_transcripts(transcripts, format), limit))
+    if request.transcripts is None:
+        check_env_id(request.env)
+        return Task(request.env, load_engine(request.lm, request.device, request.dtype), overrides)
+    found = tuple(itertools.islice(read_transcripts(request.transcripts, request.format), request.limit))
     if not found:
-        raise StmError(f"{transcripts} holds no transcript; expected at least one")
-    engine = load_engine(lm, device, dtype)
+        raise StmError(f"{request.transcripts} holds no transcript; expected at least one")
+    engine = load_engine(request.lm, request.device, request.dtype)
     check_fits(found, engine.lm)
-    return Task(f"transcripts:{transcripts.name}", engine, overrides, found)
+    return Task(f"transcripts:{request.transcripts.name}", engine, overrides, found)
 
 
 def check_env_id(env: str) -> None:

@@ -24,7 +24,7 @@ from rich.progress import (
 
 import stm_rl
 from stm_rl.cli.evaluate import evaluate_run, show
-from stm_rl.cli.task import Task, make_task
+from stm_rl.cli.task import Task, TaskRequest, make_task
 from stm_rl.evaluation.plot import plot_learning_curve
 from stm_rl.files import reading
 from stm_rl.runs import Run
@@ -33,24 +33,14 @@ from stm_rl_agents.ppo import PPOSettings, PPOTrainer, Stage
 from stm_rl_agents.presets import preset
 
 
-@dataclass(frozen=True, slots=True)
-class TrainRequest:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainRequest(TaskRequest):
     """The command-line values of ``stm-rl train``; see ``stm-rl train --help``."""
 
-    env: str
     out: Path
     preset: str
     steps: int | None
-    seed: int
-    transcripts: Path | None
-    format: str
-    limit: int | None
-    sets: list[str]
-    lm: str
-    device: str
-    dtype: str
     eval_episodes: int
-    threads: int
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for ``config.yaml``."""
@@ -81,10 +71,7 @@ def run_training(request: TrainRequest, *, resume: bool, force: bool, as_json: b
         settings = preset(request.preset, request.env if request.transcripts is None else "")
         settings = replace(settings, seed=request.seed, steps=request.steps or settings.steps)
     torch.set_num_threads(request.threads)
-    task = make_task(
-        request.env, request.transcripts, request.format, request.limit, request.sets,
-        request.lm, request.device, request.dtype,
-    )  # fmt: skip
+    task = make_task(request)
     task.check()
     if not resume:
         versions = {name: version(name) for name in ("torch", "transformers", "stable-baselines3", "gymnasium")}
