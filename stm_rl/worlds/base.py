@@ -12,7 +12,8 @@ class World(Protocol):
     """A generator of transcripts with ground-truth dependencies.
 
     ``Turn.meta["kind"]`` says what a turn is (one of :data:`TURN_KINDS`), ``Turn.meta["keys"]`` which facts it is
-    about; both are for references and analysis, never for policies.
+    about, and ``Turn.meta["facts"]`` what it states or depends on: ``(fact id, value, pool)`` each. All are for
+    references, rewards and analysis, never for policies.
     """
 
     @property

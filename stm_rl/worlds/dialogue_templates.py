@@ -6,41 +6,7 @@ Each field holds the phrasings of training episodes and, after them, held-out ph
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-Phrasings = tuple[tuple[str, ...], tuple[str, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class Relation:
-    """A kind of fact that maps one key to one value.
-
-    Attributes:
-        name: Short name; with the key it identifies a fact.
-        key: Name of the pool the key comes from.
-        value: Name of the pool the value comes from.
-        facts: The user states it as a plan or a state of affairs: usually asked about later.
-        messages: The assistant reports it; asked about as often as ``facts``.
-        hedged: The user mentions it as a mere possibility: seldom asked about.
-        updates: The user replaces the value.
-        cancels: The user calls it off: never asked about again.
-        distractors: Same words, but gossip or the past: never asked about.
-        asks: The user asks for the value.
-        answers: The assistant gives it.
-    """
-
-    name: str
-    key: str
-    value: str
-    facts: Phrasings
-    messages: Phrasings
-    hedged: Phrasings
-    updates: Phrasings
-    cancels: Phrasings
-    distractors: Phrasings
-    asks: Phrasings
-    answers: Phrasings
-
+from stm_rl.worlds.relation import NONE, Chain, Phrasings, Relation
 
 RELATIONS: tuple[Relation, ...] = (
     Relation(
@@ -285,10 +251,10 @@ SHOP = Relation(
         ("Yes, the {v} has a {k} ready for you.", "The {v} will hold a {k} for you."),
         ("One, the {v} has a nice {k} for you.",),
     ),
-    hedged=((), ()),
-    updates=((), ()),
-    cancels=((), ()),
-    distractors=((), ()),
+    hedged=NONE,
+    updates=NONE,
+    cancels=NONE,
+    distractors=NONE,
     asks=(
         ("Where do I buy the present for {k}?", "Which shop has what {k} wants?",
          "I forgot where to get the present for {k}."),
@@ -300,6 +266,8 @@ SHOP = Relation(
     ),
 )  # fmt: skip
 """Second hop of a chain: whom a present is for leads to the item, the item to the shop."""
+
+CHAIN = Chain("gift", SHOP, asks=SHOP.asks, answers=SHOP.answers)
 
 ACKS: Phrasings = (
     ("Noted.", "Got it.", "All right.", "Okay, thanks for telling me.", "Sure.", "Understood."),

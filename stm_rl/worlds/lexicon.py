@@ -64,9 +64,47 @@ EVENT = _pool(
 )
 NUMBER = Pool(tuple(str(n) for n in range(10, 100)), tuple(str(n) for n in range(100, 1000)))
 
+
+# Of the story world.
+TOOL = _pool(
+    "lantern rope sword shield shovel ladder blanket bucket horn saw net banner candle whip torch drum hammer "
+    "crossbow sled bellows",
+    "mirror tent spear harness plow hatchet canoe quilt",
+)
+TREASURE = _pool(
+    "locket ring coin crown crystal diary map key pearl dagger necklace medal chalice scroll ruby flute",
+    "garnet goblet tiara brooch scepter statuette talisman compass",
+)
+NOOK = _pool(
+    "shed attic cellar oven piano barrel haystack chimney stove drawer cupboard pillow mattress teapot boot basket "
+    "trunk stump nest coffin statue clock wall kettle",
+    "wardrobe basement stable tub dresser crate chest cradle wagon churn urn saddlebag",
+)
+LAND = _pool(
+    "mill bridge harbor chapel castle lighthouse market farm valley forest cave island lake river meadow village inn "
+    "camp swamp ruins cliff waterfall canyon desert",
+    "tower fountain quarry orchard brewery temple glacier marsh cove plateau ravine lagoon",
+)
+TRADE = _pool(
+    "baker sailor painter doctor tailor soldier singer dancer teacher hunter potter blacksmith poet juggler shepherd "
+    "clockmaker gardener carpenter lawyer miner pirate pilot judge wizard",
+    "fisherman mason weaver surgeon magician jeweler beekeeper knight banker violinist sculptor goldsmith",
+)
+FEAR = _pool(
+    "thunder snakes ghosts spiders heights darkness fire bees wolves bats storms needles crowds fog bears clowns "
+    "witches giants silence blood rats robbers quicksand tunnels",
+    "lightning scorpions dragons wasps trolls avalanches leeches dolls goblins earthquakes bulls vampires",
+)
+ANIMAL = _pool(
+    "dog cat goat fox crow donkey goose rabbit turtle pony squirrel parrot raven lamb pig duck hedgehog swan calf "
+    "deer frog mouse sparrow badger",
+    "rooster weasel stork beaver heron mule ferret pigeon kitten falcon lizard toad",
+)
+
 Lexicon = Mapping[str, Pool]
 
 POOLS: Lexicon = {
     "person": PERSON, "place": PLACE, "item": ITEM, "dish": DISH,
     "spot": SPOT, "thing": THING, "event": EVENT, "number": NUMBER,
+    "tool": TOOL, "treasure": TREASURE, "nook": NOOK, "land": LAND, "trade": TRADE, "fear": FEAR, "animal": ANIMAL,
 }  # fmt: skip
