@@ -1,13 +1,14 @@
 """Transcripts: the raw material of every episode.
 
 A transcript is an ordered list of turns (of a dialogue, a story or a screenplay). A probe
-marks a turn that cannot be predicted well without earlier turns: its *evidence*.
+marks a turn that cannot be predicted well without earlier turns: its *evidence*. A question asks about the
+whole transcript after its end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from stm_rl.errors import StmError
@@ -20,7 +21,8 @@ class Turn:
     Attributes:
         text: What was said or written; never blank.
         speaker: Who said it (a role such as ``user``, or a name); empty for plain prose.
-        meta: What a generator or reader knows about the turn. Never part of an observation.
+        meta: What a generator or reader knows about the turn: JSON values, with tuples for lists. Never part of an
+            observation. ``{"writable": False}`` marks a turn that may not be written to memory.
     """
 
     text: str
@@ -31,6 +33,11 @@ class Turn:
         """Reject turns that hold no text."""
         if not self.text.strip():
             raise StmError("a turn has no text; leave blank turns out of the transcript")
+
+    @property
+    def writable(self) -> bool:
+        """Whether an agent may write the turn to memory; questions put to the memory are not writable."""
+        return bool(self.meta.get("writable", True))
 
     def __str__(self) -> str:
         return f"{self.speaker}: {self.text}" if self.speaker else self.text
@@ -65,20 +72,44 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """A question about a whole transcript, asked after its last turn.
+
+    Attributes:
+        text: The question.
+        answer: The right answer.
+        evidence: Indices of the turns that hold the answer, ascending; empty if not known.
+        category: What kind of question it is, in the words of the data set.
+    """
+
+    text: str
+    answer: str
+    evidence: tuple[int, ...] = ()
+    category: str = ""
+
+    def __post_init__(self) -> None:
+        """Reject questions that cannot be asked."""
+        if not self.text.strip() or not self.answer.strip():
+            raise StmError(f"question {self.text!r} with answer {self.answer!r}: expected text in both")
+
+
+@dataclass(frozen=True, slots=True)
 class Transcript:
-    """An ordered list of turns, with the probes that are known about it.
+    """An ordered list of turns, with the probes and questions that are known about it.
 
     Attributes:
         turns: At least two turns: one to act on and one to predict.
         probes: Known dependencies, by ascending turn; empty for raw text.
         id: Name used in logs, traces and errors.
-        meta: Anything a generator or reader wants to keep with it.
+        meta: Anything a generator or reader wants to keep with it: JSON values, with tuples for lists.
+        questions: Questions asked after the end; see :meth:`with_questions_asked`.
     """
 
     turns: tuple[Turn, ...]
     probes: tuple[Probe, ...] = ()
     id: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
+    questions: tuple[Question, ...] = ()
 
     def __post_init__(self) -> None:
         """Reject transcripts that cannot make an episode."""
@@ -93,6 +124,26 @@ class Transcript:
                     f"transcript {self.id or '(unnamed)'} has a probe at turn {probe.turn} "
                     f"but only {len(self.turns)} turns"
                 )
+        for question in self.questions:
+            if outside := [turn for turn in question.evidence if not 0 <= turn < len(self.turns)]:
+                raise StmError(
+                    f"transcript {self.id or '(unnamed)'}: question {question.text[:60]!r} has evidence at turn "
+                    f"{outside[0]}; expected 0 to {len(self.turns) - 1}"
+                )
+
+    def with_questions_asked(self) -> Transcript:
+        """Return the transcript with its questions as turns at the end, each followed by its answer.
+
+        Neither may be written to memory; each answer with known evidence is a probe.
+        """
+        turns, probes = list(self.turns), list(self.probes)
+        for question in self.questions:
+            kept = {"writable": False, "category": question.category}
+            turns.append(Turn(question.text, "question", {"kind": "question", **kept}))
+            if question.evidence:
+                probes.append(Probe(len(turns), question.evidence, question.answer))
+            turns.append(Turn(question.answer, "answer", {"kind": "answer", **kept}))
+        return replace(self, turns=tuple(turns), probes=tuple(probes), questions=())
 
     def __len__(self) -> int:
         return len(self.turns)

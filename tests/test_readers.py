@@ -224,7 +224,7 @@ def test_bad_messages_name_file_and_line(write: Write, line: str, hint: str) -> 
 
 # --- every format --------------------------------------------------------------------------------
 
-NAMES = {"messages": "a.jsonl", "text": "a.txt", "stories": "a.txt", "sgd": "dialogues_1.json"}
+NAMES = {"text": "a.txt", "stories": "a.txt", "sgd": "dialogues_1.json", "irc": "a.ascii.txt"}
 
 
 @pytest.mark.parametrize("format", sorted(READERS))
@@ -239,7 +239,7 @@ NAMES = {"messages": "a.jsonl", "text": "a.txt", "stories": "a.txt", "sgd": "dia
     ],
 )
 def test_bad_files_name_file_and_line(write: Write, format: str, content: bytes, line: int, hint: str) -> None:
-    path = write(content, NAMES[format])
+    path = write(content, NAMES.get(format, f"a.{format}"))
     message = failure(path, format)
     assert message.startswith(f"{path}:{line}: ")
     assert hint in message
@@ -248,7 +248,7 @@ def test_bad_files_name_file_and_line(write: Write, format: str, content: bytes,
 @pytest.mark.parametrize("format", sorted(READERS))
 @given(data=st.binary(max_size=200))
 def test_any_bytes_give_transcripts_or_one_line_errors(scratch: Path, format: str, data: bytes) -> None:
-    check_total(scratch / NAMES[format], data, format)
+    check_total(scratch / NAMES.get(format, f"a.{format}"), data, format)
 
 
 JSON = st.recursive(

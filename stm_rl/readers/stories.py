@@ -12,7 +12,10 @@ from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
 
-from stm_rl.readers.text import STORY_SEPARATOR, Place, no_transcript, numbered_lines
+from stm_rl.errors import StmError
+from stm_rl.readers.lines import BadLineError, no_transcript, numbered_lines
+from stm_rl.readers.records import Place, Record, attempt
+from stm_rl.readers.text import STORY_SEPARATOR
 from stm_rl.transcript import Transcript, Turn
 
 Lines = list[tuple[int, str]]
@@ -32,40 +35,53 @@ _SAID_BY = re.compile(
 _LINE_END = re.compile(rf"[{_ENDINGS}][\"”»’')\]]*$")
 
 
-def read_stories(path: Path) -> Iterator[Transcript]:
-    """Yield the stories of a file as its lines are read.
-
-    Raises:
-        StmError: If a story has one sentence, or the file holds no text.
-    """
+def read_stories(path: Path) -> Iterator[Record]:
+    """Yield the stories of a file as its lines are read."""
     last, same = 0, 0
     for story in _stories(path):
-        turns = [
-            Turn(text=sentence, meta={"line": number})
-            for paragraph in _paragraphs(story)
-            for number, sentence in _sentences(paragraph)
-        ]
-        line = turns[0].meta["line"]
+        if isinstance(story, StmError):
+            last = last or 1
+            yield story
+            continue
+        line = next(number for number, text in story if text)
         same = same + 1 if line == last else 0
         last = line
         # Several stories may begin on a line; their ids must differ.
-        yield Place(path, line).transcript(turns, f"{path.name}:{line}.{same}" if same else "")
+        name = f"{path.name}:{line}.{same}" if same else ""
+        yield attempt(Place(path, line), _transcript, story, Place(path, line), name)
     if not last:
-        raise no_transcript(path)
+        yield no_transcript(path)
 
 
-def _stories(path: Path) -> Iterator[Lines]:
+def _transcript(story: Lines, place: Place, name: str) -> Transcript:
+    return place.transcript(
+        [
+            Turn(text=sentence, meta={"line": number})
+            for paragraph in _paragraphs(story)
+            for number, sentence in _sentences(paragraph)
+        ],
+        name,
+    )
+
+
+def _stories(path: Path) -> Iterator[Lines | StmError]:
     """Yield the lines of each story that is not blank; blank lines within it are kept."""
     story: Lines = []
+    broken: StmError | None = None
     for number, line in numbered_lines(path):
+        bad = line if isinstance(line, StmError) else None
+        if isinstance(line, StmError):
+            # Every story that has a part of the line is reported.
+            line = line.text if isinstance(line, BadLineError) else ""
+        broken = broken or bad
         head, *rest = line.split(STORY_SEPARATOR)
         story.append((number, head.strip()))
         for part in rest:
-            if any(text for _, text in story):
-                yield story
-            story = [(number, part.strip())]
-    if any(text for _, text in story):
-        yield story
+            if broken or any(text for _, text in story):
+                yield broken or story
+            story, broken = [(number, part.strip())], bad if part.strip() else None
+    if broken or any(text for _, text in story):
+        yield broken or story
 
 
 def _paragraphs(story: Lines) -> Iterator[Lines]:
