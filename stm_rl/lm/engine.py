@@ -21,6 +21,7 @@ class ScoringEngine:
         requests: Scores asked for.
         computed: Scores the model computed; the others were known.
         seconds: Time spent in the model.
+        written: Texts the model wrote.
     """
 
     def __init__(self, lm: LanguageModel, cache_size: int = 2_000_000) -> None:
@@ -30,7 +31,9 @@ class ScoringEngine:
         self.requests = 0
         self.computed = 0
         self.seconds = 0.0
+        self.written = 0
         self._cache: OrderedDict[bytes, float] = OrderedDict()
+        self._texts: OrderedDict[tuple[str, int], str] = OrderedDict()
 
     def score(self, contexts: Sequence[str], targets: Sequence[str]) -> NDArray[np.float64]:
         """Return log p(target | context) in nats, shape ``(n,)``; see the language model's ``score``."""
@@ -50,4 +53,22 @@ class ScoringEngine:
         result = np.array([self._cache[key] for key in keys])
         while len(self._cache) > self.cache_size:
             self._cache.popitem(last=False)
+        return result
+
+    def generate(self, contexts: Sequence[str], max_new_tokens: int = 40) -> list[str]:
+        """Return what the model writes after each context; see the language model's ``generate``.
+
+        A model writes greedily, so the same context always gives the same text and is asked about once.
+        """
+        keys = [(context, max_new_tokens) for context in contexts]
+        missing = [key for key in dict.fromkeys(keys) if key not in self._texts]
+        if missing:
+            start = time.perf_counter()
+            texts = self.lm.generate([context for context, _ in missing], max_new_tokens)
+            self.seconds += time.perf_counter() - start
+            self.written += len(missing)
+            self._texts.update(zip(missing, texts, strict=True))
+        result = [self._texts[key] for key in keys]
+        while len(self._texts) > self.cache_size // 20:
+            self._texts.popitem(last=False)
         return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import overload
 
 from stm_rl.lm.causal import EMBEDDED, CausalLM
 from stm_rl.lm.engine import ScoringEngine
@@ -15,8 +16,14 @@ def load_engine(name: str = EMBEDDED, device: str = "cpu", dtype: str = "float32
     return ScoringEngine(CausalLM.load(name, device=device, dtype=dtype))
 
 
-def as_engine(lm: str | LanguageModel | ScoringEngine) -> ScoringEngine:
-    """Return a scoring engine for a model name, a model, or an engine."""
-    if isinstance(lm, ScoringEngine):
+@overload
+def as_engine(lm: str | LanguageModel | ScoringEngine) -> ScoringEngine: ...
+@overload
+def as_engine(lm: None) -> None: ...
+@overload
+def as_engine(lm: str | LanguageModel | ScoringEngine | None) -> ScoringEngine | None: ...
+def as_engine(lm: str | LanguageModel | ScoringEngine | None) -> ScoringEngine | None:
+    """Return a scoring engine for a model name, a model, or an engine; none for none."""
+    if lm is None or isinstance(lm, ScoringEngine):
         return lm
     return load_engine(lm) if isinstance(lm, str) else ScoringEngine(lm)
