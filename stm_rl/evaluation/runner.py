@@ -126,13 +126,16 @@ def _add(played: Played, first: int, active: NDArray[np.bool_], rewards: FloatAr
 
 
 def _record(env: Any, row: int, step: int, reward: float, infos: dict[str, Any]) -> dict[str, Any]:
-    lines = env.episodes.current[row].lines
+    item = env.episodes.current[row]
+    lines = item.lines
+    written = {"true_next_turn": item.targets[step + 1].strip()} if row in infos.get("written", {}) else {}
     return {
         "step": step,
         "turn": lines[step],
         "write": int(infos["writes"][row]),
         "reads": infos["read_turns"].get(row, []),
         "next_turn": lines[step + 1],
+        **written,
         "coherence_gain": round(float(infos["coherence_gain"][row]), 4),
         "reward": round(reward, 4),
         "evidence_needed": int(infos["evidence_needed"][row]),
