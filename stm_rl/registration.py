@@ -2,14 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import gymnasium as gym
+
+WORLD_LEVELS: Mapping[str, dict[str, Any]] = {
+    "Easy": {"turns": 24, "slots": 6, "min_gap": 2, "max_gap": 6, "distractor_rate": 0.15},
+    "Medium": {},
+    "Hard": {"turns": 80, "slots": 4, "min_gap": 4, "max_gap": 16, "distractor_rate": 0.45},
+}
+"""Settings of the procedural environments by level; Medium is the default."""
+TEXT_LEVELS: Mapping[str, dict[str, Any]] = {
+    "Easy": {"slots": 8, "max_steps": 24},
+    "Medium": {},
+    "Hard": {"slots": 2, "reads": 1},
+}
+"""Settings of environments on given transcripts by level."""
+LEVELS: Mapping[str, Mapping[str, dict[str, Any]]] = {
+    "Dialogue": WORLD_LEVELS,
+    "Story": WORLD_LEVELS,
+    "Screenplay": WORLD_LEVELS,
+    "Recall": WORLD_LEVELS,
+    "Transcript": TEXT_LEVELS,
+}
+"""The environments, each with its levels."""
 
 
 def register_envs() -> None:
     """Register every environment of the package that is not registered yet."""
-    if "stm_rl/Dialogue-v0" not in gym.registry:
-        gym.register(
-            "stm_rl/Dialogue-v0",
-            entry_point="stm_rl_envs.dialogue:DialogueEnv",
-            vector_entry_point="stm_rl_envs.dialogue:DialogueVectorEnv",
-        )
+    for name, levels in LEVELS.items():
+        for suffix, settings in {"": levels["Medium"], **{f"-{level}": levels[level] for level in levels}}.items():
+            env_id = f"stm_rl/{name}{suffix}-v0"
+            if env_id not in gym.registry:
+                module = f"stm_rl_envs.{name.lower()}"
+                gym.register(
+                    env_id,
+                    entry_point=f"{module}:{name}Env",
+                    vector_entry_point=f"{module}:{name}VectorEnv",
+                    kwargs=dict(settings),
+                )

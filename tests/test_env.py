@@ -13,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as check_sb3_env
 
-from stm_rl import Probe, StmError, Transcript
+from stm_rl import Probe, Question, StmError, Transcript
 from stm_rl.features import HashedWords
 from stm_rl.lm import ScoringEngine, load_engine
 from stm_rl.rewards import Reward
 from stm_rl_envs.dialogue import DialogueEnv
-from stm_rl_envs.episodes import GLOBAL_FEATURES, SLOT_FEATURES, MemorySettings
+from stm_rl_envs.episodes import GLOBAL_FEATURES, SLOT_FEATURES
 from stm_rl_envs.memory_env import MemoryEnv
+from stm_rl_envs.settings import MemorySettings
 
 IDS = [name for name in gym.registry if name.startswith("stm_rl/")]
 ENCODER = HashedWords(32)
@@ -44,7 +45,7 @@ def dialogue(**options: Any) -> DialogueEnv:
 
 
 def memory(*transcripts: Transcript, **options: Any) -> MemoryEnv:
-    names = ("slots", "window", "reads", "max_steps", "full_context")
+    names = MemorySettings.names()
     chosen = {name: options.pop(name) for name in names if name in options}
     return MemoryEnv(transcripts, settings=MemorySettings(**chosen), **({"lm": ENGINE, "encoder": ENCODER} | options))
 
@@ -404,6 +405,18 @@ def test_slot_features_follow_what_slots_go_through() -> None:
     np.testing.assert_array_equal(asked["turn"], last["slots"][1])
 
 
+def test_slot_features_tell_who_is_named() -> None:
+    turns = [("ann", "Who knows the way?"), ("bob", "ann: Left at the mill."), ("ann", "bob: Thanks!"), ("", "Bob left.")]
+    talk = Transcript(tuple(Turn(text, speaker) for speaker, text in turns))
+    observations = [step[0] for step in play(memory(talk, slots=2), [[1, 0, 0], [2, 0, 0], [0, 0, 0]])]
+    named, names = (
+        [seen["slot_features"][:, SLOT_FEATURES.index(name)].tolist() for seen in observations]
+        for name in ("named_by_turn", "names_speaker")
+    )
+    assert named == [[1, 0], [0, 1], [0, 1]]
+    assert names == [[0, 0], [0, 1], [0, 0]]
+
+
 def test_global_features_are_about_the_current_turn() -> None:
     def feature(observation: dict[str, Any], name: str) -> float:
         return float(observation["globals"][GLOBAL_FEATURES.index(name)])
@@ -416,6 +429,118 @@ def test_global_features_are_about_the_current_turn() -> None:
     assert (feature(start, "first_speaker"), feature(after, "first_speaker")) == (1, 0)
     assert not start["window"].any()
     np.testing.assert_array_equal(after["window"], start["turn"])
+
+
+# Turns that may not be written.
+
+ASKED = Transcript(KITE.turns, (), "asked", questions=(Question("Where is the kite?", "cupboard", (0,)),))
+
+
+def test_questions_are_asked_at_the_end_and_may_not_be_written() -> None:
+    env = memory(ASKED.with_questions_asked())
+    env.reset()
+    for _ in range(7):
+        assert env.action_masks().reshape(3, 5)[0].all()
+        observation, reward, _, _, info = env.step([1, 0, 0])
+    assert info["turn"] == "Where is the kite?"
+    assert env.action_masks().reshape(3, 5)[0].tolist() == [True, False, False, False, False]
+    held = info["memory"]
+    _, reward, terminated, _, info = env.step([2, 0, 0])  # no legal action: leaves the question out
+    assert (info["memory"], reward, terminated) == (held, 0.0, True)
+    assert info["oracle"]["evidence"] == ()
+
+
+def test_memory_of_a_transcript_s_questions_is_rewarded_without_a_language_model() -> None:
+    env = memory(ASKED.with_questions_asked(), lm=None, reward={"recall": 1.0}, encoder="words")
+    keep, lose = [[1, 0, 0]] + [[0, 0, 0]] * 7, [[1, 0, 0]] * 8
+    assert [[reward for _, reward, _ in play(env, actions)][-1] for actions in (keep, lose)] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lm": None}, "mode teacher-forced with the reward coherence=1, .* needs a language model"),
+        ({"lm": None, "reward": {"recall": 1.0}, "mode": "generate"}, "mode generate .* needs a language model"),
+        ({"reward": ["similarity=1"]}, "judges text the model writes; set mode=generate"),
+        ({"mode": "free"}, "mode is 'free'; expected teacher-forced or generate"),
+        ({"mode": "generate", "authors": "assistant"}, "authors is 'assistant'; expected a list of speakers"),
+        ({"slots": 10**9}, "slots is 1000000000; expected at most 4096"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_errors(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(StmError, match=message):
+        memory(KITE, **options)
+
+
+# The model writes.
+
+
+def test_model_writes_its_own_turns_and_the_episode_goes_on_from_them() -> None:
+    lm = WordLM()
+    env = memory(KITE, lm=lm, mode="generate", reward={"answer_f1": 1.0}, max_new_tokens=6)
+    env.reset()
+    shown = [env.step(action)[4] for action in ([1, 0, 0], *[[0, 0, 0]] * 3, [0, 1, 0])]
+    assert [bool(info["written"]) for info in shown] == [True, False, True, False, True]  # the assistant's turns
+    assert (
+        shown[0]["turn"]
+        == shown[0]["written"]
+        == lm.generate(["user: I put the kite in the cupboard.\nassistant:"], 6)[0]
+    )
+    assert shown[1]["window"][0] == f"assistant: {shown[0]['written']}"
+
+
+def test_reads_change_what_the_model_writes_and_only_that_is_paid() -> None:
+    class Copier(WordLM):
+        def generate(self, contexts: Sequence[str], max_new_tokens: int = 40) -> list[str]:
+            return ["in the cupboard" if "> user: I put the kite" in text else "" for text in contexts]
+
+    env = memory(KITE, lm=Copier(), mode="generate", reward={"answer_f1": 1.0})
+    actions = [[1, 0, 0], *[[0, 0, 0]] * 3, [0, 1, 0], [0, 0, 0]]
+    steps = play(env, actions)
+    assert [reward for _, reward, _ in steps] == pytest.approx([0, 0, 0, 0, 2 / 3, 0])
+    assert steps[4][2]["turn"] == "in the cupboard"
+    assert steps[0][2]["turn"] == "..."  # a turn left blank
+    assert all(reward == 0 for _, reward, _ in play(env, [[1, 0, 0], *[[0, 0, 0]] * 5]))
+
+
+def test_speakers_the_model_writes_for_can_be_chosen() -> None:
+    env = memory(KITE, mode="generate", reward={"similarity": 1.0}, authors=["user"])
+    written = [bool(info["written"]) for _, _, info in play(env, [[0, 0, 0]] * 6)]
+    assert written == [False, True, False, True, False, True]
+    prose = transcript(*(f"Sentence number {i}." for i in range(6)))
+    env = memory(prose, mode="generate", reward={"similarity": 1.0}, window=3)
+    assert [bool(info["written"]) for _, _, info in play(env, [[0, 0, 0]] * 5)] == [False, False, True, True, True]
+
+
+def test_hidden_state_of_the_world_judges_what_the_embedded_model_writes() -> None:
+    def run(agent: Any) -> float:
+        total = 0.0
+        env = dialogue(lm=load_engine(), mode="generate", turns=40)
+        for index in range(6):
+            env.reset(options={"transcript": index})
+            probes = env.episodes.current[0].probes
+            done = False
+            while not done:
+                _, reward, *ends, _ = env.step(agent(env, probes))
+                total += reward
+                done = any(ends)
+        return total
+
+    def remember(env: MemoryEnv, probes: dict[int, Probe]) -> list[int]:
+        at = int(env.episodes.step_index[0])
+        coming = sorted((turn, probe) for turn, probe in probes.items() if turn > at)
+        needs = list(dict.fromkeys(i for _, probe in coming for i in probe.evidence if i <= at))[:4]
+        held = env.episodes.memory.turn[0].tolist()
+        write = 0
+        if at in needs:
+            write = 1 + next(slot for slot, turn in enumerate(held) if turn not in needs)
+            held[write - 1] = at
+        due = probes.get(at + 1)
+        reads = [held.index(turn) + 1 for turn in due.evidence if turn in held] if due else []
+        return [write, *(reads + [0, 0])[:2]]
+
+    assert run(lambda env, probes: [0, 0, 0]) == 0
+    assert run(remember) > 10  # about one for each answer
 
 
 # Rendering.

@@ -15,7 +15,7 @@ from stm_rl.lm import ScoringEngine
 from stm_rl.memory import EMPTY
 from stm_rl_agents import Agent, FullContext, Informed, Oracle, heuristics
 from stm_rl_envs.dialogue import DialogueEnv, DialogueVectorEnv
-from stm_rl_envs.episodes import MemorySettings
+from stm_rl_envs.settings import MemorySettings
 from stm_rl_envs.vector import MemoryVectorEnv
 
 ENGINE = ScoringEngine(WordLM())

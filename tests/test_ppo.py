@@ -21,7 +21,7 @@ from stm_rl_agents.policy import PolicyAgent
 from stm_rl_agents.ppo import PPOSettings, PPOTrainer, Stage
 from stm_rl_agents.presets import PRESETS, preset
 from stm_rl_envs.dialogue import DialogueVectorEnv
-from stm_rl_envs.episodes import MemorySettings
+from stm_rl_envs.settings import MemorySettings
 from stm_rl_envs.vector import MemoryVectorEnv
 
 # A world that is easy to learn and hard to guess: a secret has to be held through louder gossip.

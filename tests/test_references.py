@@ -12,7 +12,7 @@ from stm_rl.features import HashedWords
 from stm_rl.lm import ScoringEngine
 from stm_rl_agents import FullContext, Informed, Oracle, heuristics
 from stm_rl_envs.dialogue import DialogueVectorEnv
-from stm_rl_envs.episodes import MemorySettings
+from stm_rl_envs.settings import MemorySettings
 from stm_rl_envs.vector import MemoryVectorEnv
 
 FAST: dict[str, Any] = {"lm": ScoringEngine(WordLM()), "encoder": HashedWords(8)}

@@ -16,7 +16,8 @@ from stm_rl_agents import FullContext, Informed, Oracle, heuristics
 from stm_rl_agents.network import PointerNetwork
 from stm_rl_agents.policy import PolicyAgent
 from stm_rl_envs.dialogue import DialogueVectorEnv
-from stm_rl_envs.episodes import GLOBAL_FEATURES, SLOT_FEATURES, MemorySettings
+from stm_rl_envs.episodes import GLOBAL_FEATURES, SLOT_FEATURES
+from stm_rl_envs.settings import MemorySettings
 from stm_rl_envs.vector import MemoryVectorEnv
 
 FAST: dict[str, Any] = {"lm": ScoringEngine(WordLM()), "encoder": HashedWords(16)}

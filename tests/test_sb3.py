@@ -16,7 +16,7 @@ from stm_rl.lm import ScoringEngine
 from stm_rl_agents.policy import PointerPolicy, PolicyAgent
 from stm_rl_agents.sb3 import MemoryVecEnv
 from stm_rl_envs.dialogue import DialogueEnv, DialogueVectorEnv
-from stm_rl_envs.episodes import MemorySettings
+from stm_rl_envs.settings import MemorySettings
 from stm_rl_envs.vector import MemoryVectorEnv
 
 FAST: dict[str, Any] = {"lm": ScoringEngine(WordLM()), "encoder": HashedWords(32)}

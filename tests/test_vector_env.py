@@ -13,7 +13,7 @@ from stm_rl import StmError
 from stm_rl.features import HashedWords
 from stm_rl.lm import ScoringEngine, load_engine
 from stm_rl_envs.dialogue import DialogueEnv, DialogueVectorEnv
-from stm_rl_envs.episodes import MemorySettings
+from stm_rl_envs.settings import MemorySettings
 from stm_rl_envs.vector import MemoryVectorEnv
 
 IDS = [name for name in gym.registry if name.startswith("stm_rl/")]

@@ -82,6 +82,7 @@ class KeepBest(Agent):
         weakest = ranked.argmin(1)
         rows = np.arange(len(weakest))
         write = np.where(turn >= np.where(occupied, slots, -np.inf)[rows, weakest], weakest + 1, 0)
+        write = np.where(action_masks[:, 1], write, 0)  # questions may not be written
         reads = reads_of(observation, action_masks)
         return np.concatenate([write[:, None], self._reads(observation, reads, write)], axis=1)
 

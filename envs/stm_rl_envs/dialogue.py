@@ -4,50 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from stm_rl.worlds import DialogueWorld, GeneratedTranscripts
-from stm_rl_envs.episodes import MemorySettings
+from stm_rl.worlds import DialogueWorld
 from stm_rl_envs.memory_env import MemoryEnv
+from stm_rl_envs.options import scripted_options
 from stm_rl_envs.vector import MemoryVectorEnv
-
-
-def dialogue_options(
-    split: str = "train",
-    episodes: int = 4000,
-    turns: int = 40,
-    min_gap: int = 4,
-    max_gap: int = 12,
-    entities: str = "train",
-    templates: str = "train",
-    slots: int = 4,
-    window: int = 2,
-    reads: int = 2,
-    max_steps: int | None = None,
-    full_context: bool = False,
-    **others: Any,
-) -> dict[str, Any]:
-    """Return the keyword arguments of a memory environment on generated dialogues.
-
-    Args:
-        split: ``train``, ``validation`` or ``test``; they share no dialogue.
-        episodes: How many distinct dialogues.
-        turns: Turns in each.
-        min_gap: Least number of exchanges from a plan to the question about it.
-        max_gap: Greatest such number.
-        entities: ``train``, or ``heldout`` for names and things training never shows.
-        templates: ``train``, or ``heldout`` for phrasings training never shows.
-        slots: See :class:`~stm_rl_envs.episodes.MemorySettings`, like the next four.
-        window: Turns the model sees without memory.
-        reads: Most slots read in one step.
-        max_steps: Steps after which an episode is truncated.
-        full_context: Put the whole history in front of the model.
-        **others: Passed on: ``lm``, ``reward``, ``encoder``, ``prompt`` and so on.
-    """
-    world = DialogueWorld(turns, min_gap, max_gap, entities, templates)
-    return {
-        "transcripts": GeneratedTranscripts(world, split, episodes),
-        "settings": MemorySettings(slots, window, reads, max_steps, full_context),
-        **others,
-    }
 
 
 class DialogueEnv(MemoryEnv):
@@ -59,20 +19,27 @@ class DialogueEnv(MemoryEnv):
         off. Changed plans leave a stale turn behind; gossip about the same people and places is
         never asked about; some questions need two turns.
 
-    Action space, observation space, reward, termination:
+    Action space, observation space, termination:
         See :class:`~stm_rl_envs.memory_env.MemoryEnv`.
 
+    Reward:
+        In ``teacher-forced`` mode the coherence gain. In ``generate`` mode the model writes the assistant's answers and
+        replies itself: the share of facts it gets right, minus 1 for a contradiction, each against what it writes
+        without memory. Minus the costs of writing and reading.
+
     Registered ids:
-        ``stm_rl/Dialogue-v0``
+        ``stm_rl/Dialogue-Easy-v0``, ``stm_rl/Dialogue-Medium-v0`` (also ``stm_rl/Dialogue-v0``),
+        ``stm_rl/Dialogue-Hard-v0``
     """
 
     def __init__(self, **options: Any) -> None:
         """Make the environment.
 
         Args:
-            **options: Those of :func:`dialogue_options` and of :class:`~stm_rl_envs.memory_env.MemoryEnv`.
+            **options: Those of :func:`~stm_rl_envs.options.scripted_options` (``turns``, ``slots``, ``mode``, ...) and
+                of :class:`~stm_rl_envs.memory_env.MemoryEnv` (``lm``, ``reward``, ``encoder``, ...).
         """
-        super().__init__(**dialogue_options(**options))
+        super().__init__(**scripted_options(DialogueWorld, **options))
 
 
 class DialogueVectorEnv(MemoryVectorEnv):
@@ -83,6 +50,6 @@ class DialogueVectorEnv(MemoryVectorEnv):
 
         Args:
             num_envs: How many.
-            **options: Those of :func:`dialogue_options` and of :class:`~stm_rl_envs.vector.MemoryVectorEnv`.
+            **options: Those of :class:`DialogueEnv`.
         """
-        super().__init__(num_envs, **dialogue_options(**options))
+        super().__init__(num_envs, **scripted_options(DialogueWorld, **options))

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,19 +14,30 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from stm_rl.encoders import default_encoder
+from stm_rl.encoders import default_encoder, named_encoder
 from stm_rl.errors import StmError
 from stm_rl.features import MAX_WORDS, TURN_FEATURES, TextEncoder, overlap
 from stm_rl.lm import PromptFormat, ScoringEngine
 from stm_rl.memory import EMPTY, SlotMemory
 from stm_rl.prepare import Prepared, Preparer
-from stm_rl.rewards import Reward, Steps
+from stm_rl.rewards import Reward, Step, Steps, Term, as_reward
 from stm_rl.transcript import Transcript
+from stm_rl_envs.settings import GENERATE, MemorySettings
 
 SLOT_FEATURES = (
-    "occupied", "age", "idle", "times_read", "overlap_turn", "overlap_previous", "same_speaker", *TURN_FEATURES,
-)  # fmt: skip
-"""Features of a slot, in order; all 0 for a free slot."""
+    "occupied",
+    "age",
+    "idle",
+    "times_read",
+    "overlap_turn",
+    "overlap_previous",
+    "same_speaker",
+    "named_by_turn",
+    "names_speaker",
+    *TURN_FEATURES,
+)
+"""Features of a slot, in order; all 0 for a free slot. ``named_by_turn``: the current turn names who said what the slot
+holds; ``names_speaker``: the slot names the current speaker."""
 GLOBAL_FEATURES = (
     "time",
     "occupied_share",
@@ -38,34 +49,6 @@ GLOBAL_FEATURES = (
 """Features of the current turn and the episode, in order."""
 
 Observation = dict[str, NDArray[np.float32]]
-
-
-@dataclass(frozen=True, slots=True)
-class MemorySettings:
-    """What an agent has to work with.
-
-    Attributes:
-        slots: Slots of the memory, ``K``.
-        window: Turns the language model sees without memory, the current one included.
-        reads: Most slots put in front of the model in one step, ``R``.
-        max_steps: Steps after which an episode is truncated; ``None`` for the whole transcript.
-        full_context: Score with the whole history in front of the model instead of reads and
-            window; the reference without any budget. Actions then have no effect on the gain.
-    """
-
-    slots: int = 4
-    window: int = 2
-    reads: int = 2
-    max_steps: int | None = None
-    full_context: bool = False
-
-    def __post_init__(self) -> None:
-        """Reject settings that make no memory."""
-        for name in ("slots", "window", "reads"):
-            if getattr(self, name) < 1:
-                raise StmError(f"{name} is {getattr(self, name)}; expected at least 1")
-        if self.max_steps is not None and self.max_steps < 1:
-            raise StmError(f"max_steps is {self.max_steps}; expected at least 1, or none")
 
 
 @dataclass(slots=True)
@@ -81,6 +64,7 @@ class StepResult:
         reads: Turns put in front of the model, ascending, for each episode.
         needed: Number of evidence turns outside the window that the predicted turn depends on.
         held: How many of those the memory held.
+        texts: What the model wrote in place of the next turn; empty where it wrote nothing.
         terminated: Whether the transcript has ended, shape ``(m,)``.
         truncated: Whether ``max_steps`` was reached, shape ``(m,)``.
     """
@@ -93,6 +77,7 @@ class StepResult:
     reads: list[list[int]]
     needed: NDArray[np.int64]
     held: NDArray[np.int64]
+    texts: list[str]
     terminated: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
 
@@ -103,31 +88,47 @@ class Episodes:
     Step ``t`` of an episode: turn ``t`` has arrived; the agent writes it to a slot or leaves it out,
     then reads up to ``R`` slots; the model scores turn ``t + 1``. A read of a free slot or of a turn that
     is still in the window, or the second read of a slot, puts nothing in front of the model and costs
-    nothing.
+    nothing; nor does the write of a turn that may not be written. In ``generate`` mode the model then writes
+    turn ``t + 1`` if it is one of its own, and its text takes the place of the true one.
     """
 
     def __init__(
         self,
         transcripts: Sequence[Transcript],
-        engine: ScoringEngine,
+        engine: ScoringEngine | None,
         n: int,
         settings: MemorySettings | None = None,
-        reward: Reward | None = None,
-        encoder: TextEncoder | None = None,
+        reward: Reward | Mapping[str | Term, float] | Sequence[str] | None = None,
+        encoder: TextEncoder | str | None = None,
         prompt: PromptFormat | None = None,
     ) -> None:
         self.settings = settings or MemorySettings()
-        self.reward = reward or Reward()
-        self.encoder = encoder or default_encoder()
+        self.reward = as_reward(reward) or Reward()
+        self.encoder = named_encoder(encoder) if isinstance(encoder, str) else encoder or default_encoder()
         self.engine = engine
         self.prepare = Preparer(transcripts, engine, self.encoder, self.settings.window, prompt or PromptFormat())
+        self._check_reward()
         self.n = n
         self.memory = SlotMemory(n, self.settings.slots)
         self.step_index = np.zeros(n, np.int64)
         self.transcript_index = np.full(n, -1, np.int64)
         self.last_step = np.zeros(n, np.int64)
         self.current: list[Prepared] = []
+        self.written: list[dict[int, str]] = [{} for _ in range(n)]
+        self._authored: list[NDArray[np.bool_]] = [np.zeros(0, bool)] * n
         self._allocate(1)
+
+    def _check_reward(self) -> None:
+        """Reject rewards that these episodes cannot give."""
+        weights = ", ".join(f"{name}={weight:g}" for name, weight in self.reward.weights.items())
+        generates = self.settings.mode == GENERATE
+        if self.reward.needs_text and not generates:
+            raise StmError(f"the reward ({weights}) judges text the model writes; set mode=generate")
+        if self.engine is None and (generates or self.reward.needs_gain or self.settings.full_context):
+            raise StmError(
+                f"mode {self.settings.mode} with the reward {weights} needs a language model; give one as lm, or take "
+                "reward terms that need none, such as recall"
+            )
 
     def _allocate(self, turns: int) -> None:
         """Make room for transcripts of ``turns`` turns."""
@@ -135,6 +136,8 @@ class Episodes:
         self._features = np.zeros((self.n, turns, len(TURN_FEATURES)), np.float32)
         self._words = np.full((self.n, turns, MAX_WORDS), -1, np.int64)
         self._speakers = np.zeros((self.n, turns), np.int64)
+        self._names = np.full((self.n, turns), -1, np.int64)
+        self._writable = np.zeros((self.n, turns), bool)
 
     # Spaces.
 
@@ -174,7 +177,10 @@ class Episodes:
         for row, index, item in zip(rows.tolist(), transcripts, prepared, strict=True):
             self.current[row] = item
             self.transcript_index[row] = index
+            self.written[row] = {}
             self._fill(row)
+            if self.settings.mode == GENERATE:
+                self._authored[row] = self.settings.authored(item.transcript)
         limit = self.settings.max_steps or np.iinfo(np.int64).max
         self.last_step[rows] = [min(len(item) - 2, limit - 1) for item in prepared]
         self.step_index[rows] = 0
@@ -187,6 +193,8 @@ class Episodes:
         self._features[row, :count] = item.features
         self._words[row, :count] = item.words
         self._speakers[row, :count] = item.speakers
+        self._names[row, :count] = item.names
+        self._writable[row, :count] = item.writable
 
     def step(self, rows: NDArray[np.int64], actions: NDArray[np.int64]) -> StepResult:
         """Play one step of the episodes ``rows``.
@@ -200,19 +208,76 @@ class Episodes:
         """
         self._check(actions, len(rows))
         step = self.step_index[rows]
-        wrote = actions[:, 0] > 0
-        self.memory.write(rows[wrote], actions[wrote, 0] - 1, step[wrote], step[wrote])
+        before = self.memory.turn[rows]
+        writes = actions[:, 0] * self._writable[rows, step]
+        wrote = writes > 0
+        self.memory.write(rows[wrote], writes[wrote] - 1, step[wrote], step[wrote])
         reads = self._read(rows, actions[:, 1:], step)
         gain = self._gain(rows, step, reads)
-        counts = np.array([len(turns) for turns in reads], np.int64)
-        reward, terms = self.reward(Steps(gain, wrote, counts))
-        needed, held = self._evidence(rows, step)
+        texts, plain = self._write_texts(rows, step, reads)
         ended = step >= self.last_step[rows]
-        whole = step + 2 >= np.array([len(self.current[row]) for row in rows.tolist()])
-        self.step_index[rows] += 1
-        return StepResult(
-            rows, reward, terms, gain, actions[:, 0].copy(), reads, needed, held, ended & whole, ended & ~whole
+        each = (
+            self._each(rows, step, gain, wrote, reads, before, ended, texts, plain) if self.reward.needs_steps else ()
         )
+        counts = np.array([len(turns) for turns in reads], np.int64)
+        reward, terms = self.reward(Steps(gain, wrote, counts, each))
+        needed, held = self._evidence(rows, step)
+        whole = step + 2 >= np.array([len(self.current[row]) for row in rows.tolist()])
+        for row, turn, text in zip(rows.tolist(), (step + 1).tolist(), texts, strict=True):
+            if text:
+                self._replace_turn(row, turn, text)
+        self.step_index[rows] += 1
+        return StepResult(rows, reward, terms, gain, writes, reads, needed, held, texts, ended & whole, ended & ~whole)
+
+    def _write_texts(
+        self, rows: NDArray[np.int64], step: NDArray[np.int64], reads: list[list[int]]
+    ) -> tuple[list[str], list[str]]:
+        """Return what the model writes as the next turn of each episode, and what it would write without reads."""
+        texts, plain = [""] * len(rows), [""] * len(rows)
+        if self.settings.mode == GENERATE:
+            own = [i for i, (row, at) in enumerate(zip(rows, step, strict=True)) if self._authored[row][at + 1]]
+            asked = [(self.current[rows[i]], int(step[i]) + 1, reads[i]) for i in own]
+            pairs = self.prepare.write(asked, self.settings.full_context, self.settings.max_new_tokens) if own else []
+            for i, pair in zip(own, pairs, strict=True):
+                texts[i], plain[i] = pair
+        return texts, plain
+
+    def _replace_turn(self, row: int, turn: int, text: str) -> None:
+        """Let an episode go on from what the model wrote."""
+        self.written[row][turn] = text
+        self.current[row] = self.prepare.replace_turn(self.current[row], turn, text)
+        self._fill(row)
+
+    def _each(
+        self,
+        rows: NDArray[np.int64],
+        step: NDArray[np.int64],
+        gain: NDArray[np.float64],
+        wrote: NDArray[np.bool_],
+        reads: list[list[int]],
+        before: NDArray[np.int64],
+        last: NDArray[np.bool_],
+        texts: list[str],
+        plain: list[str],
+    ) -> list[Step]:
+        """Return the steps one by one, for reward terms that look at single steps."""
+        return [
+            Step(
+                self.current[row].transcript,
+                turn,
+                float(gain[i]),
+                bool(wrote[i]),
+                tuple(reads[i]),
+                _held(before[i]),
+                _held(self.memory.turn[row]),
+                self.current[row].probes.get(turn + 1),
+                bool(last[i]),
+                self.current[row].targets[turn + 1].strip(),
+                texts[i],
+                plain[i],
+            )
+            for i, (row, turn) in enumerate(zip(rows.tolist(), step.tolist(), strict=True))
+        ]
 
     def _check(self, actions: NDArray[np.int64], count: int) -> None:
         width, top = 1 + self.settings.reads, self.settings.slots
@@ -237,9 +302,11 @@ class Episodes:
         return [sorted(found) for found in turns]
 
     def _gain(self, rows: NDArray[np.int64], step: NDArray[np.int64], reads: list[list[int]]) -> NDArray[np.float64]:
-        """Return the coherence gain of each step; exactly 0 where nothing is read."""
+        """Return the coherence gain of each step; exactly 0 where nothing is read, or without a language model."""
         gain = np.zeros(len(rows))
         whole = self.settings.full_context
+        if self.engine is None:
+            return gain
         scored = [i for i, found in enumerate(reads) if found or whole]
         if scored:
             asked = [(self.current[rows[i]], int(step[i]) + 1, reads[i]) for i in scored]
@@ -289,6 +356,8 @@ class Episodes:
                         overlap(slot_words, turn_words[:, None]),
                         overlap(slot_words, previous_words[:, None]),
                         self._speakers[all_rows[:, None], slot_turn] == speaker[:, None],
+                        _holds(turn_words[:, None], self._names[all_rows[:, None], slot_turn]),
+                        _holds(slot_words, self._names[all_rows, step][:, None]),
                     ],
                     axis=-1,
                 ),
@@ -330,10 +399,12 @@ class Episodes:
     def action_masks(self) -> NDArray[np.bool_]:
         """Return which actions are legal, flat, shape ``(n, (1 + R) * (K + 1))``.
 
-        Every write is legal; reading is legal for slots that hold a turn, and reading none always is.
+        Writing is legal unless the turn may not be written; reading is legal for slots that hold a turn, and leaving
+        out and reading none always are.
         """
         ones = np.ones((self.n, 1), bool)
-        write = np.ones((self.n, 1 + self.settings.slots), bool)
+        writable = self._writable[np.arange(self.n), self.step_index, None]
+        write = np.concatenate([ones, np.repeat(writable, self.settings.slots, axis=1)], axis=1)
         read = np.concatenate([ones, self.memory.occupied], axis=1)
         return np.concatenate([write, *[read] * self.settings.reads], axis=1)
 
@@ -345,6 +416,7 @@ class Episodes:
             "memory": self.memory.get_state(),
             "step_index": self.step_index.copy(),
             "transcript_index": self.transcript_index.copy(),
+            "written": [dict(texts) for texts in self.written],
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -352,6 +424,19 @@ class Episodes:
         self.start(np.arange(self.n), state["transcript_index"].tolist())
         self.memory.set_state(state["memory"])
         self.step_index = state["step_index"].copy()
+        for row, texts in enumerate(state["written"]):
+            for turn, text in texts.items():
+                self._replace_turn(row, turn, text)
+
+
+def _holds(words: NDArray[np.int64], name: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return whether texts hold a name; the leading shapes of ``words``, ``(..., MAX_WORDS)``, and ``name`` broadcast."""
+    return np.asarray((words == name[..., None]).any(-1) & (name >= 0))
+
+
+def _held(slots: NDArray[np.int64]) -> tuple[int, ...]:
+    """Return the turns that slots hold, ascending."""
+    return tuple(sorted(turn for turn in slots.tolist() if turn != EMPTY))
 
 
 def _log_scale(steps: NDArray[np.int64]) -> NDArray[np.float64]:

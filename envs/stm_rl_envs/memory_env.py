@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -14,10 +14,11 @@ from stm_rl.errors import StmError
 from stm_rl.features import TextEncoder
 from stm_rl.lm import EMBEDDED, LanguageModel, PromptFormat, ScoringEngine, as_engine
 from stm_rl.memory import EMPTY
-from stm_rl.rewards import Reward
+from stm_rl.rewards import Reward, Term
 from stm_rl.transcript import Transcript
-from stm_rl_envs.episodes import Episodes, MemorySettings, Observation, StepResult
+from stm_rl_envs.episodes import Episodes, Observation, StepResult
 from stm_rl_envs.render import render_step
+from stm_rl_envs.settings import MemorySettings
 
 
 class MemoryEnv(gym.Env[Observation, NDArray[np.int64]]):
@@ -58,9 +59,9 @@ class MemoryEnv(gym.Env[Observation, NDArray[np.int64]]):
         transcripts: Sequence[Transcript],
         *,
         settings: MemorySettings | None = None,
-        lm: str | LanguageModel | ScoringEngine = EMBEDDED,
-        reward: Reward | None = None,
-        encoder: TextEncoder | None = None,
+        lm: str | LanguageModel | ScoringEngine | None = EMBEDDED,
+        reward: Reward | Mapping[str | Term, float] | Sequence[str] | None = None,
+        encoder: TextEncoder | str | None = None,
         prompt: PromptFormat | None = None,
         render_mode: str | None = None,
     ) -> None:
@@ -69,9 +70,12 @@ class MemoryEnv(gym.Env[Observation, NDArray[np.int64]]):
         Args:
             transcripts: Where episodes come from; a lazy sequence will do.
             settings: Size of memory, window and reads.
-            lm: The language model: a name for :meth:`stm_rl.lm.CausalLM.load`, a model or an engine.
-            reward: The weighted reward terms.
-            encoder: Encodes turns for the observation.
+            lm: The language model: a name for :meth:`stm_rl.lm.CausalLM.load`, a model or an engine; ``None`` for
+                rewards that need none, such as ``{"recall": 1.0}``.
+            reward: The reward, the weights of its terms, or texts such as ``coherence=1.0``; see
+                :class:`stm_rl.rewards.Reward`.
+            encoder: Encodes turns for the observation: an encoder, or names such as ``words+minilm``
+                (:func:`stm_rl.encoders.named_encoder`).
             prompt: Layout of the contexts given to the model.
             render_mode: ``ansi`` or ``None``.
         """
@@ -109,9 +113,9 @@ class MemoryEnv(gym.Env[Observation, NDArray[np.int64]]):
 
         Returns:
             Observation, reward, terminated, truncated and info. Info holds the texts (``turn``,
-            ``speaker``, ``window``, ``memory``), ``coherence_gain`` in nats, ``reward/<term>``, ``reads``
-            (the turns put in front of the model) and, only for references that may look ahead,
-            ``oracle`` (``evidence``: the turns outside the window that the next turn depends on).
+            ``speaker``, ``window``, ``memory``), ``coherence_gain`` in nats, ``reward/<term>``, ``reads`` (the turns
+            put in front of the model), ``written`` (the turn, if the model wrote it) and, only for references that
+            may look ahead, ``oracle`` (``evidence``: the turns outside the window that the next turn depends on).
 
         Raises:
             StmError: The action is out of range, or no episode is under way.
@@ -163,6 +167,7 @@ class MemoryEnv(gym.Env[Observation, NDArray[np.int64]]):
         if self._last is not None:
             info["coherence_gain"] = float(self._last.gain[0])
             info["reads"] = self._last.reads[0]
+            info["written"] = self._last.texts[0] or None
             info |= {f"reward/{name}": float(value[0]) for name, value in self._last.terms.items()}
         return info
 

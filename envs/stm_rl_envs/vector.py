@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from stm_rl.errors import StmError
 from stm_rl.features import TextEncoder
 from stm_rl.lm import EMBEDDED, LanguageModel, PromptFormat, ScoringEngine, as_engine
-from stm_rl.rewards import Reward
+from stm_rl.rewards import Reward, Term
 from stm_rl.transcript import Transcript
-from stm_rl_envs.episodes import Episodes, MemorySettings, Observation
+from stm_rl_envs.episodes import Episodes, Observation
 from stm_rl_envs.memory_env import draw_transcript
+from stm_rl_envs.settings import MemorySettings
 
 Array = NDArray[Any]
 
@@ -36,9 +37,9 @@ class MemoryVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
         transcripts: Sequence[Transcript],
         *,
         settings: MemorySettings | None = None,
-        lm: str | LanguageModel | ScoringEngine = EMBEDDED,
-        reward: Reward | None = None,
-        encoder: TextEncoder | None = None,
+        lm: str | LanguageModel | ScoringEngine | None = EMBEDDED,
+        reward: Reward | Mapping[str | Term, float] | Sequence[str] | None = None,
+        encoder: TextEncoder | str | None = None,
         prompt: PromptFormat | None = None,
         autoreset: bool = True,
     ) -> None:
@@ -102,7 +103,8 @@ class MemoryVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
         Returns:
             Observations, rewards, terminated, truncated (a leading axis of ``num_envs`` each) and
             infos: arrays ``coherence_gain``, ``writes``, ``reads`` (their number), ``evidence_needed``,
-            ``evidence_held`` and ``reward/<term>``.
+            ``evidence_held`` and ``reward/<term>``; and by environment ``read_turns`` (lists of turns) and
+            ``written`` (texts the model wrote, in ``generate`` mode).
         """
         rows = np.flatnonzero(~self.resting)
         if not len(rows):
@@ -125,6 +127,7 @@ class MemoryVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
             "evidence_held": spread(result.held),
         }
         infos |= {f"reward/{name}": spread(value) for name, value in result.terms.items()}
+        infos["written"] = {row: text for row, text in zip(rows.tolist(), result.texts, strict=True) if text}
         infos["read_turns"] = dict(zip(rows.tolist(), result.reads, strict=True))
         terminated, truncated = spread(result.terminated), spread(result.truncated)
         done = np.flatnonzero(terminated | truncated)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import stm_rl
+from stm_rl.cli.many import ManyValues
 
 app = typer.Typer(
     help="""Teach a language model what to remember.
@@ -25,9 +26,30 @@ app = typer.Typer(
 
 EnvId = Annotated[str, typer.Argument(help="Environment id; `stm-rl envs` lists them.")]
 Transcripts = Annotated[
-    Path | None, typer.Option(help="Your own transcripts: messages JSONL, plain text, stories, or SGD.")
+    list[str] | None,
+    typer.Option(
+        help="Your own transcripts, in any of the formats below; FORMAT:PATH where the name does not tell. Repeatable: "
+        "in training every set has the same share of episodes.",
+        metavar="PATH",
+    ),
 ]
-Format = Annotated[str, typer.Option(help="Format of --transcripts: auto, messages, text, stories, sgd.")]
+Format = Annotated[
+    str,
+    typer.Option(
+        help="Format of the transcripts: auto, messages, sharegpt, text, stories, fountain, play, locomo, babi, sgd, "
+        "multiwoz, irc."
+    ),
+]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out records that cannot be read, and count them.")]
+Rewards = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--reward",
+        help="Reward term and its weight, instead of the environment's: the name of a built-in term, or module:Name of "
+        "your own, with options in brackets if it takes any. Repeatable.",
+        metavar="TERM=WEIGHT",
+    ),
+]
 Limit = Annotated[int | None, typer.Option(help="Take only the first transcripts.", min=1)]
 Sets = Annotated[
     list[str] | None,
@@ -37,7 +59,13 @@ Sets = Annotated[
         metavar="NAME=VALUE",
     ),
 ]
-Model = Annotated[str, typer.Option("--lm", help="Language model: tiny (embedded), a folder, or a Hugging Face id.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--lm",
+        help="Language model: tiny (embedded), a folder, a Hugging Face id, or none if no reward term needs one.",
+    ),
+]
 Device = Annotated[str, typer.Option(help="Torch device of the language model: cpu, cuda, auto.")]
 Dtype = Annotated[str, typer.Option(help="Torch dtype of the language model.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -79,7 +107,9 @@ def train(
     transcripts: Transcripts = None,
     format: Format = "auto",
     limit: Limit = None,
+    skip_bad: SkipBad = False,
     set_: Sets = None,
+    reward: Rewards = None,
     lm: Model = "tiny",
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -98,6 +128,8 @@ def train(
     Examples:
     `stm-rl train stm_rl/Dialogue-v0 --preset demo --out runs/demo`
 
+    `stm-rl train stm_rl/Story-v0 --reward coherence=1 --reward my_package.rewards:Politeness=0.2`
+
     `stm-rl train --transcripts chats.jsonl --out runs/chats --set slots=8`
 
     `stm-rl train --resume --out runs/demo`
@@ -106,10 +138,12 @@ def train(
 
     request = TrainRequest(
         env=env,
-        transcripts=transcripts,
+        transcripts=transcripts or [],
         format=format,
         limit=limit,
         sets=set_ or [],
+        rewards=reward or [],
+        skip_bad=skip_bad,
         lm=lm,
         device=device,
         dtype=dtype,
@@ -138,7 +172,9 @@ def evaluate(
     transcripts: Transcripts = None,
     format: Format = "auto",
     limit: Limit = None,
+    skip_bad: SkipBad = False,
     set_: Sets = None,
+    reward: Rewards = None,
     lm: Model = "tiny",
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -161,10 +197,12 @@ def evaluate(
 
     request = EvalRequest(
         env=env,
-        transcripts=transcripts,
+        transcripts=transcripts or [],
         format=format,
         limit=limit,
         sets=set_ or [],
+        rewards=reward or [],
+        skip_bad=skip_bad,
         lm=lm,
         device=device,
         dtype=dtype,
@@ -174,3 +212,76 @@ def evaluate(
         episodes=episodes,
     )
     run_evaluation(request, out=out, traces=traces, as_json=as_json)
+
+
+bench = typer.Typer(help="Measure memories against known evidence.", no_args_is_help=True, rich_markup_mode="markdown")
+app.add_typer(bench, name="bench")
+
+
+@bench.command(name="recall", cls=ManyValues)
+def bench_recall(
+    data: Annotated[Path, typer.Option(help="Annotated data: a file or folder.")],
+    format: Format = "auto",
+    slots: Annotated[list[int] | None, typer.Option(help="Sizes of the memory: `--slots 4 8 16`.", min=1)] = None,
+    agent: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A run folder, or NAME=FOLDER,FOLDER,... for one policy trained with several seeds. Repeatable. "
+            "Heuristics and the optimum are always there.",
+            metavar="AGENT",
+        ),
+    ] = None,
+    tasks: Annotated[list[int] | None, typer.Option(help="bAbI tasks: `--tasks 2 3`; all by default.")] = None,
+    split: Annotated[str, typer.Option(help="Part of the data: train, validation, test, or all.")] = "all",
+    limit: Limit = None,
+    skip_bad: SkipBad = False,
+    metric: Annotated[str, typer.Option(help="joint (all evidence held), mean (share held), or both.")] = "both",
+    seed: Annotated[int, typer.Option(help="Seeds random keepers and the bootstrap.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write the report here as JSON.")] = None,
+    threads: Annotated[int, typer.Option(help="Torch threads.", min=1)] = 1,
+    as_json: Json = False,
+) -> None:
+    """Measure evidence recall at a budget of slots, for heuristics, policies and the clairvoyant optimum.
+
+    Examples:
+    `stm-rl bench recall --format sgd --data data/sgd/dev --slots 4 8 16`
+
+    `stm-rl bench recall --data data/babi --tasks 2 3 --slots 4 --agent runs/recall --json`
+    """
+    from stm_rl.cli.bench import RecallRequest, run_recall
+
+    request = RecallRequest(
+        data=data,
+        format=format,
+        slots=slots or (4, 8, 16),
+        agents=agent or [],
+        tasks=tasks or [],
+        split=split,
+        limit=limit,
+        skip_bad=skip_bad,
+        metric=metric,
+        seed=seed,
+        threads=threads,
+    )
+    run_recall(request, out=out, as_json=as_json)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="File or folder to read.", metavar="IN")],
+    out: Annotated[Path, typer.Argument(help="File to write: .jsonl, or .fountain for one screenplay.")],
+    format: Format = "auto",
+    limit: Limit = None,
+    skip_bad: SkipBad = False,
+    as_json: Json = False,
+) -> None:
+    """Convert transcripts of any format to messages JSONL, with all that is known about them.
+
+    Examples:
+    `stm-rl convert data/babi babi.jsonl`
+
+    `stm-rl convert chats.json chats.jsonl --format sharegpt --skip-bad`
+    """
+    from stm_rl.cli.convert import run_convert
+
+    run_convert(source, out, format, skip_bad=skip_bad, limit=limit, as_json=as_json)

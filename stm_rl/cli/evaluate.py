@@ -101,7 +101,7 @@ def evaluate_task(
     indices = range(min(episodes, len(transcripts)))
     procedural = "kind" in transcripts[0].turns[0].meta
     groups: dict[str, Sequence[Agent]] = {agent.name: [agent] for agent in heuristics(seed)}
-    groups |= {agent.name: [agent] for agent in references(procedural)}
+    groups |= {agent.name: [agent] for agent in references(procedural) if task.engine or not agent.full_context}
     groups |= learned
     played: dict[str, list[Played]] = {}
     console = Console(stderr=True)
@@ -129,7 +129,8 @@ def evaluate_task(
             "slots": settings.slots,
             "window": settings.window,
             "reads": settings.reads,
-            "lm": task.engine.lm.id,
+            "lm": task.lm_id,
+            **({"reward": task.reward.specs} if task.reward else {}),
             **task.overrides,
         },
         "episodes": len(indices),

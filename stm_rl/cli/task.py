@@ -3,35 +3,46 @@
 from __future__ import annotations
 
 import difflib
-import itertools
+import importlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import yaml
 from transformers.utils import logging as transformers_logging
 
 from stm_rl.errors import StmError
 from stm_rl.lm import LanguageModel, ScoringEngine, load_engine
 from stm_rl.lm.prompt import line
-from stm_rl.readers import read_transcripts
+from stm_rl.readers import READERS, SkipReport, read_transcripts
+from stm_rl.readers.mix import Mixture
+from stm_rl.readers.split import split_transcripts
+from stm_rl.rewards import Reward, as_reward
 from stm_rl.transcript import Transcript
-from stm_rl_envs.episodes import MemorySettings
+from stm_rl.values import parse_value
+from stm_rl_envs.transcript import cut
 from stm_rl_envs.vector import MemoryVectorEnv
 
+DEFAULT_ENV = "stm_rl/Dialogue-v0"
+TRANSCRIPT_ENV = "stm_rl/Transcript-v0"
+"""The environment of ``--transcripts``, unless another is named."""
+NO_LM = "none"
+"""What ``--lm`` says for no language model."""
 RESERVED = {
     "lm": "give the language model with --lm",
     "split": "train uses the train and validation splits, and evaluations the test split",
     "num_envs": "the preset says how many environments run together",
     "full_context": "every evaluation lists the agent full-context",
+    "transcripts": "give the file with --transcripts",
+    "path": "give the file with --transcripts",
+    "reward": "give the terms with --reward",
     "autoreset": "training needs it on and evaluation off",
 }
 """Options of environments that the command line sets itself, with what to do instead."""
-SPLIT_SHARES = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1.0), "all": (0.0, 1.0)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +50,20 @@ class Task:
     """Makes the environments of one training or evaluation.
 
     Attributes:
-        name: Environment id, or ``transcripts:FILE``.
-        engine: Scores turns.
+        name: Environment id, or ``transcripts:FILE``; for tables and cards.
+        env: Environment id.
+        engine: Scores turns; none if no reward term needs it.
         overrides: Environment settings given by the user.
-        transcripts: The user's transcripts, if any.
+        sets: The user's transcripts, if any; in training every set has the same share of episodes.
+        reward: Weights of the reward terms, if the user gave any; else the environment's own.
     """
 
     name: str
-    engine: ScoringEngine
+    env: str
+    engine: ScoringEngine | None
     overrides: dict[str, Any] = field(default_factory=dict)
-    transcripts: tuple[Transcript, ...] = ()
+    sets: tuple[tuple[Transcript, ...], ...] = ()
+    reward: Reward | None = None
 
     def make(
         self,
@@ -60,12 +75,15 @@ class Task:
     ) -> MemoryVectorEnv:
         """Make ``num_envs`` environments on a split."""
         options = self.overrides | overrides
-        if self.transcripts:
-            settings = MemorySettings(full_context=full_context, **options)
-            chosen = split_transcripts(self.transcripts, split)
-            return MemoryVectorEnv(num_envs, chosen, settings=settings, lm=self.engine, autoreset=autoreset)
+        if self.sets:
+            excerpt = options.pop("excerpt", None)  # cut before mixing, so that every set keeps its share
+            parts = [cut(split_transcripts(transcripts, split), excerpt) for transcripts in self.sets]
+            options["transcripts"] = Mixture(parts) if split == "train" else list(chain.from_iterable(parts))
+            split = "all"
+        if self.reward:
+            options["reward"] = self.reward
         env = gym.make_vec(
-            self.name,
+            self.env,
             num_envs,
             vectorization_mode="vector_entry_point",
             split=split,
@@ -75,8 +93,16 @@ class Task:
             **options,
         ).unwrapped
         if not isinstance(env, MemoryVectorEnv):
-            raise TypeError(f"{type(env).__name__} is no MemoryVectorEnv")
+            raise StmError(
+                f"the vector form of {self.env} is a {type(env).__name__}; expected a subclass of "
+                "stm_rl_envs.MemoryVectorEnv as its vector_entry_point (`stm-rl init env` writes one)"
+            )
         return env
+
+    @property
+    def lm_id(self) -> str:
+        """Name of the language model; ``none`` without one."""
+        return self.engine.lm.id if self.engine else NO_LM
 
     def check(self) -> None:
         """Play one step, so that what cannot work is an error before anything is written.
@@ -85,16 +111,16 @@ class Task:
             StmError: The environment, its settings and the language model do not go together.
         """
         try:
-            env = self.make(1, full_context=True)  # so that the model is asked whatever the action
+            env = self.make(1, full_context=self.engine is not None)  # so that the model is asked whatever the action
             env.reset(seed=0)
             env.step(np.zeros((1, 1 + env.episodes.settings.reads), np.int64))
         except (TypeError, AttributeError, gym.error.Error) as error:
             given = ", ".join(f"{name}={value!r}" for name, value in self.overrides.items())
-            advice = "the settings of transcripts are slots, window, reads and max_steps"
-            if not self.transcripts:
-                module = str(gym.spec(self.name).entry_point).partition(":")[0]
-                advice = f"`stm-rl envs` lists the environments, `python -m pydoc {module}` the settings of this one"
-            raise StmError(f"cannot play {self.name} with {given or 'its defaults'} ({error}); {advice}") from error
+            module = str(gym.spec(self.env).entry_point).partition(":")[0]
+            raise StmError(
+                f"cannot play {self.name} with {given or 'its defaults'} ({error}); `stm-rl envs` lists the "
+                f"environments, `python -m pydoc {module}` the settings of this one"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +128,7 @@ class TaskRequest:
     """The command-line values that ``stm-rl train`` and ``stm-rl eval`` share; see their ``--help``."""
 
     env: str
-    transcripts: Path | None
+    transcripts: list[str]
     format: str
     limit: int | None
     sets: list[str]
@@ -111,6 +137,8 @@ class TaskRequest:
     dtype: str
     seed: int
     threads: int
+    rewards: list[str] = field(default_factory=list)
+    skip_bad: bool = False
 
 
 def make_task(request: TaskRequest) -> Task:
@@ -120,21 +148,54 @@ def make_task(request: TaskRequest) -> Task:
         StmError: Something is unknown, malformed or does not fit.
     """
     overrides = parse_sets(request.sets)
+    reward = as_reward(request.rewards or None)
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a log file needs no bars
-    if request.transcripts is None:
+    if not request.transcripts:
         check_env_id(request.env)
-        return Task(request.env, load_engine(request.lm, request.device, request.dtype), overrides)
-    found = tuple(itertools.islice(read_transcripts(request.transcripts, request.format), request.limit))
+        return Task(request.env, request.env, _engine(request), overrides, reward=reward)
+    env = TRANSCRIPT_ENV if request.env == DEFAULT_ENV else request.env
+    check_env_id(env)
+    sources = [parse_source(text, request.format) for text in request.transcripts]
+    sets = tuple(_read(path, format, request) for format, path in sources)
+    engine = _engine(request)
+    if engine is not None:
+        check_fits([transcript.with_questions_asked() for found in sets for transcript in found], engine.lm)
+    name = "transcripts:" + "+".join(path.name for _, path in sources)
+    return Task(name if env == TRANSCRIPT_ENV else f"{env} on {name}", env, engine, overrides, sets, reward)
+
+
+def parse_source(text: str, format: str = "auto") -> tuple[str, Path]:
+    """Return format and path of what ``--transcripts`` gives: ``PATH`` or ``FORMAT:PATH``."""
+    prefix, colon, rest = text.partition(":")
+    return (prefix, Path(rest)) if colon and prefix in READERS else (format, Path(text))
+
+
+def _engine(request: TaskRequest) -> ScoringEngine | None:
+    return None if request.lm == NO_LM else load_engine(request.lm, request.device, request.dtype)
+
+
+def _read(path: Path, format: str, request: TaskRequest) -> tuple[Transcript, ...]:
+    report = SkipReport()
+    found = tuple(read_transcripts(path, format, limit=request.limit, skip_bad=request.skip_bad, report=report))
+    if report.count:
+        print(f"stm-rl: skipped {report.count} bad record(s); the first: {report.messages[0]}", file=sys.stderr)
     if not found:
-        raise StmError(f"{request.transcripts} holds no transcript; expected at least one")
-    engine = load_engine(request.lm, request.device, request.dtype)
-    check_fits(found, engine.lm)
-    return Task(f"transcripts:{request.transcripts.name}", engine, overrides, found)
+        raise StmError(f"{path} holds no transcript; expected at least one")
+    return found
 
 
 def check_env_id(env: str) -> None:
-    """Raise StmError unless ``env`` is a registered id with a vector form."""
+    """Raise StmError unless ``env`` is a registered id; ``module:id`` imports the module that registers it first."""
+    module, colon, _ = env.rpartition(":")
+    if colon:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise StmError(
+                f"cannot import {module!r} of the environment {env!r} ({error}); install it first"
+            ) from error
+        env = env.rpartition(":")[2]
     known = sorted(name for name, spec in gym.registry.items() if spec.namespace == "stm_rl" or name == env)
     if env not in known:
         close = difflib.get_close_matches(env, known, 1, 0.3)
@@ -151,10 +212,7 @@ def parse_sets(sets: Sequence[str]) -> dict[str, Any]:
             raise StmError(f"--set {text!r} is malformed; expected NAME=VALUE such as slots=8")
         if name in RESERVED:
             raise StmError(f"--set {text!r} is not possible; {RESERVED[name]}")
-        try:
-            settings[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise StmError(f"--set {text!r} has a malformed value; expected a number or a word: slots=8") from error
+        settings[name] = parse_value(value, f"--set {text!r}")
     return settings
 
 
@@ -171,17 +229,3 @@ def check_fits(transcripts: Sequence[Transcript], lm: LanguageModel) -> None:
                 f"{place}: turn {number} of transcript {transcript.id} has {count} tokens, but model {lm.id} reads "
                 f"at most {lm.max_tokens}; split the turn or take a model with a longer context (--lm)"
             )
-
-
-def split_transcripts(transcripts: Sequence[Transcript], split: str) -> list[Transcript]:
-    """Return a fixed random part of the transcripts: 80% train, 10% validation, 10% test, or all.
-
-    With fewer than three transcripts every part holds them all.
-    """
-    count = len(transcripts)
-    if count < 3:
-        return list(transcripts)
-    order = np.random.default_rng(0).permutation(count)
-    low, high = SPLIT_SHARES[split]
-    first, last = min(round(low * count), count - 1), round(high * count)
-    return [transcripts[i] for i in sorted(order[first : max(last, first + 1)].tolist())]

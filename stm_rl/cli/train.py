@@ -24,9 +24,10 @@ from rich.progress import (
 
 import stm_rl
 from stm_rl.cli.evaluate import evaluate_run, show
-from stm_rl.cli.task import Task, TaskRequest, make_task
+from stm_rl.cli.task import Task, TaskRequest, make_task, parse_source
 from stm_rl.evaluation.plot import plot_learning_curve
 from stm_rl.files import reading
+from stm_rl.readers import READERS
 from stm_rl.runs import Run
 from stm_rl_agents.policy import PolicyAgent
 from stm_rl_agents.ppo import PPOSettings, PPOTrainer, Stage
@@ -44,17 +45,14 @@ class TrainRequest(TaskRequest):
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for ``config.yaml``."""
-        paths = {
-            "out": str(self.out),
-            "transcripts": str(self.transcripts.resolve()) if self.transcripts else None,
-        }
-        return {**asdict(self), **paths}
+        sources = [parse_source(text, self.format) for text in self.transcripts]
+        paths = [f"{format}:{path.resolve()}" if format in READERS else str(path.resolve()) for format, path in sources]
+        return {**asdict(self), "out": str(self.out), "transcripts": paths}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainRequest:
         """Return the request that :meth:`as_dict` wrote."""
-        file = values["transcripts"]
-        return cls(**{**values, "out": Path(values["out"]), "transcripts": Path(file) if file else None})
+        return cls(**{**values, "out": Path(values["out"])})
 
 
 def run_training(request: TrainRequest, *, resume: bool, force: bool, as_json: bool) -> None:
@@ -68,7 +66,7 @@ def run_training(request: TrainRequest, *, resume: bool, force: bool, as_json: b
             check_types(request)
             check_types(settings)
     else:
-        settings = preset(request.preset, request.env if request.transcripts is None else "")
+        settings = preset(request.preset, "" if request.transcripts else request.env)
         settings = replace(settings, seed=request.seed, steps=request.steps or settings.steps)
     torch.set_num_threads(request.threads)
     task = make_task(request)
@@ -118,7 +116,8 @@ def _train(task: Task, settings: PPOSettings, run: Run, resume: bool) -> PolicyA
     card = {
         "env": task.name,
         "settings": task.overrides,
-        "lm": task.engine.lm.id,
+        "lm": task.lm_id,
+        "reward": task.make(1).episodes.reward.specs,
         "seed": settings.seed,
         "steps": settings.steps,
     }
