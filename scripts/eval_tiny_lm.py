@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Measure what a small language model does with turns read from memory, on held-out dialogues.
+"""Measure what a small language model does with turns read from memory, on held-out transcripts.
 
     python scripts/eval_tiny_lm.py                       # the embedded model
-    python scripts/eval_tiny_lm.py --model FOLDER --transcripts 400 --json
+    python scripts/eval_tiny_lm.py --model FOLDER --worlds story recall --transcripts 400 --json
 
 Every figure is a gain in nats: log p(turn | reads, window) - log p(turn | window).
 """
@@ -18,9 +18,20 @@ import torch
 from stm_rl.lm import CausalLM, PromptFormat
 from stm_rl.lm.prompt import line, target
 from stm_rl.transcript import Transcript, Turn
-from stm_rl.worlds import DialogueWorld
+from stm_rl.worlds import DialogueWorld, RecallWorld, ScreenplayWorld, ScriptWorld, StoryWorld
 
 FORMAT = PromptFormat()
+WORLDS: dict[str, type[ScriptWorld]] = {
+    "dialogue": DialogueWorld,
+    "story": StoryWorld,
+    "screenplay": ScreenplayWorld,
+    "recall": RecallWorld,
+}
+SPLITS = {
+    "training entities and templates": {},
+    "held-out entities": {"entities": "heldout"},
+    "held-out entities and templates": {"entities": "heldout", "templates": "heldout"},
+}
 
 
 class Scorer:
@@ -52,7 +63,7 @@ class Scorer:
 
 
 def measure(
-    lm: CausalLM, world: DialogueWorld, transcripts: int, window: int = 2, seed: int = 0
+    lm: CausalLM, world: ScriptWorld, transcripts: int, window: int = 2, seed: int = 0
 ) -> dict[str, dict[str, float]]:
     """Return for each kind of read the mean, standard deviation and number of gains."""
     rng = np.random.default_rng(seed)
@@ -63,7 +74,7 @@ def measure(
         dependent = {probe.turn: probe for probe in transcript.probes}
         for turn in range(1, len(transcript)):
             start = turn - window
-            past = list(range(max(0, start)))
+            past = [i for i in range(max(0, start)) if transcript.turns[i].writable]
             probe = dependent.get(turn)
             if probe is None:
                 if past:
@@ -130,17 +141,17 @@ def measure(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny", help="model folder or id (default: the embedded model)")
-    parser.add_argument("--transcripts", type=int, default=200, help="held-out dialogues per row of worlds")
+    parser.add_argument("--worlds", nargs="+", choices=WORLDS, default=list(WORLDS), help="worlds to measure in")
+    parser.add_argument("--transcripts", type=int, default=200, help="transcripts of each world and split")
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args()
     torch.set_num_threads(1)
     lm = CausalLM.load(args.model)
-    worlds = {
-        "training entities and templates": DialogueWorld(),
-        "held-out entities": DialogueWorld(entities="heldout"),
-        "held-out entities and templates": DialogueWorld(entities="heldout", templates="heldout"),
+    results = {
+        f"{name}, {split}": measure(lm, WORLDS[name](**settings), args.transcripts)
+        for name in args.worlds
+        for split, settings in SPLITS.items()
     }
-    results = {name: measure(lm, world, args.transcripts) for name, world in worlds.items()}
     if args.json:
         print(json.dumps(results, indent=1))
         return

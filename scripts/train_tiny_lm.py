@@ -8,10 +8,11 @@ falls and transcripts of the worlds, laid out exactly as the scoring engine lays
 with the needed turn in memory, with unneeded, outdated or foreign turns, or with none. Those teach
 the model to leave alone what does not matter.
 
-    python scripts/train_tiny_lm.py --minutes 25 --out stm_rl/lm/tiny
+    python scripts/train_tiny_lm.py --steps 9000 --out stm_rl/lm/tiny
 
-Prints the loss as it goes, then writes model.safetensors, config.json, tokenizer files and
-training.json (settings, losses). ``scripts/eval_tiny_lm.py`` measures what was learned.
+Steps, not minutes, make the schedule, so a run can be repeated. Prints the loss as it goes and writes
+model.safetensors, config.json, tokenizer files and training.json (settings, losses) every 1,000 steps.
+``scripts/eval_tiny_lm.py`` measures what was learned.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,11 +32,14 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from stm_rl.lm.prompt import PromptFormat, line, target
 from stm_rl.transcript import Probe, Transcript, Turn
-from stm_rl.worlds import DialogueWorld
-from stm_rl.worlds import dialogue_templates as say
-from stm_rl.worlds.lexicon import POOLS, Lexicon, Pool
+from stm_rl.worlds import DialogueWorld, RecallWorld, ScreenplayWorld, ScriptWorld, StoryWorld
+from stm_rl.worlds.lexicon import Pool
+from stm_rl.worlds.relation import Fact
 
 FORMAT = PromptFormat()
+WORLDS = (DialogueWorld, StoryWorld, ScreenplayWorld, RecallWorld)
+POOL = 4000
+"""Transcripts kept at a time."""
 Sample = list[tuple[str, bool]]
 """Pieces of text in order, each with whether its tokens are scored."""
 
@@ -65,58 +69,69 @@ class Corpus:
         word += self.pick(consonants) if self.rng.random() < 0.5 else ""
         return word.capitalize() if self.rng.random() < 0.4 else word
 
-    def random_lexicon(self, size: int = 40) -> Lexicon:
-        """Return a lexicon of random words."""
-        words = {name: tuple({self.random_word() for _ in range(size)}) for name in POOLS}
-        return {name: Pool(pool, pool) for name, pool in words.items()}
+    def with_random_words(self, world: ScriptWorld, size: int) -> ScriptWorld:
+        """Return the world with a lexicon of random words."""
+        words = {name: tuple(dict.fromkeys(self.random_word() for _ in range(size))) for name in world.lexicon}
+        return replace(world, lexicon={name: Pool(pool, pool) for name, pool in words.items()})
 
     def transcript(self, random_words: float) -> Transcript:
         """Return a transcript from a rolling pool, so that generating never is the bottleneck."""
-        if len(self.transcripts) < 3000 or self.rng.random() < 0.05:
-            world = DialogueWorld(
+        if len(self.transcripts) < POOL or self.rng.random() < 0.05:
+            plain = self.pick(WORLDS)()
+            least, most = plain.min_gap, plain.max_gap
+            world = replace(
+                plain,
                 turns=2 * int(self.rng.integers(12, 30)),
-                min_gap=int(self.rng.integers(2, 5)),
-                max_gap=int(self.rng.integers(6, 14)),
-                distractor_rate=float(self.rng.uniform(0.15, 0.4)),
-                chat_rate=float(self.rng.uniform(0.03, 0.15)),
+                min_gap=int(self.rng.integers(max(2, least // 2), least + 1)),
+                max_gap=int(self.rng.integers((least + most) // 2, most + 3)),
+                distractor_rate=plain.distractor_rate * float(self.rng.uniform(0.5, 1.3)),
+                chat_rate=float(self.rng.uniform(0.03, max(0.15, plain.chat_rate))),
             )
             if self.rng.random() < random_words:
-                world = replace(world, lexicon=self.random_lexicon())
+                world = self.with_random_words(world, 40)
             transcript = world.generate(int(self.rng.integers(2**40, 2**60)))
-            if len(self.transcripts) < 3000:
+            if len(self.transcripts) < POOL:
                 self.transcripts.append(transcript)
             else:
-                self.transcripts[int(self.rng.integers(3000))] = transcript
+                self.transcripts[int(self.rng.integers(POOL))] = transcript
         return self.pick(self.transcripts)
 
     def drill(self, random_words: float) -> Sample:
-        """Facts in memory, then questions about them; only the answers are scored."""
-        lexicon = self.random_lexicon(12) if self.rng.random() < random_words else POOLS
-        relations = [self.pick(say.RELATIONS) for _ in range(3)]
-        facts: dict[tuple[str, str], tuple[say.Relation, str, str]] = {}
+        """Facts in memory, then what calls for them; only the answers are scored."""
+        world: ScriptWorld = self.pick(WORLDS)()
+        if self.rng.random() < random_words:
+            world = self.with_random_words(world, 12)
+        script = world.script(self.rng)
+        relations = [self.pick(script.relations) for _ in range(3)]
+        facts: dict[str, Fact] = {}
         lines: list[str] = []
         for _ in range(int(self.rng.integers(1, 9))):
             relation = self.pick(relations)
-            key, value = self.pick(lexicon[relation.key].train), self.pick(lexicon[relation.value].train)
-            known = (relation.name, key) in facts
+            fact = Fact(relation, script.new_key(relation), script.entity(relation.value))
             draw = self.rng.random()
             if draw < 0.15:
-                lines.append(f"user: {self.pick(relation.distractors[0])}".format(k=key, v=value))
-                continue
-            if known:
-                text, speaker = self.pick(relation.updates[0]), "user"
-            elif draw < 0.3:
-                text, speaker = self.pick(relation.messages[0]), "assistant"
+                script.tell_distractor()
+                turn = max(i for i, told in enumerate(script.turns) if told.meta["kind"] == "distractor")
+            elif fact.id in facts:
+                if not relation.updates[0]:
+                    continue
+                turn = script.tell_update(fact)
+                facts[fact.id] = fact
             else:
-                text, speaker = self.pick(relation.facts[0] + relation.hedged[0]), "user"
-            lines.append(f"{speaker}: {text}".format(k=key, v=value))
-            facts[relation.name, key] = (relation, key, value)
-        sample: Sample = [("".join(f"> {text}\n" for text in lines), False)]
+                hedge = bool(relation.hedged[0]) and draw > 0.8
+                turn = script.tell_fact(fact, "message" if draw < 0.3 else "hedge" if hedge else "fact")
+                facts[fact.id] = fact
+            lines.append(line(script.turns[turn]))
+        sample: Sample = [("".join(f"{FORMAT.read_prefix}{text}\n" for text in lines), False)]
         asked = list(facts.values())
         self.rng.shuffle(asked)  # type: ignore[arg-type]
-        for relation, key, value in asked:
-            sample.append((f"user: {self.pick(relation.asks[0])}\nassistant:".format(k=key), False))
-            sample.append((f" {self.pick(relation.answers[0])}\n".format(k=key, v=value), True))
+        for fact in asked:
+            start = len(script.turns)
+            script.tell_ask((fact,))
+            answer = script.tell_answer((fact,))
+            turn = script.turns[answer]
+            sample.append((FORMAT.context([], map(line, script.turns[start:answer]), turn.speaker), False))
+            sample.append((f"{target(turn)}\n", True))
         return sample
 
     def scored_turn(self, random_words: float) -> Sample:
@@ -130,7 +145,7 @@ class Corpus:
             index = int(self.rng.integers(1, len(transcript)))
         start = max(0, index - self.window)
         needed = {e for e in probe.evidence if e < start} if probe else set()
-        past = [i for i in range(start) if i not in needed]
+        past = [i for i in range(start) if i not in needed and transcript.turns[i].writable]
         stale = [i for i in (probe.stale if probe else ()) if i < start]
         reads: list[Turn] = []
         draw = self.rng.random()
@@ -148,7 +163,7 @@ class Corpus:
         elif draw < 0.9:
             source = past
             if self.rng.random() < 0.5:  # what an agent would rather keep than small talk
-                source = [i for i in past if transcript.turns[i].meta["kind"] not in ("chat", "reply")]
+                source = [i for i in past if "facts" in transcript.turns[i].meta]
             count = min(len(source), 1 + (self.rng.random() < 0.4) + (self.rng.random() < 0.15))
             chosen = sorted(int(i) for i in self.rng.choice(source, count, replace=False)) if count else []
             reads = [transcript.turns[i] for i in chosen]
@@ -166,7 +181,7 @@ class Corpus:
         stretch = transcript.turns[start : start + int(self.rng.integers(6, 60))]
         sample: Sample = []
         for turn in stretch:
-            sample += [(f"{turn.speaker}:", False), (f"{target(turn)}\n", True)]
+            sample += [(FORMAT.context([], [], turn.speaker), False), (f"{target(turn)}\n", True)]
         return sample
 
     def samples(self, progress: float) -> Iterator[Sample]:
@@ -197,7 +212,7 @@ def train_tokenizer(corpus: Corpus, vocabulary: int) -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     texts = [
         FORMAT.context(map(line, t.turns[:5]), map(line, t.turns), "user")
-        for t in (corpus.transcript(0.1) for _ in range(2500))
+        for t in (corpus.transcript(0.1) for _ in range(POOL))
     ]
     special = ["<s>", "</s>", "<pad>"]
     tokenizer.train_from_iterator(
@@ -253,30 +268,25 @@ def batches(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, tokens: int, pro
             )
 
 
+@dataclass(slots=True)
 class Progress:
-    """Share of the time budget that is spent."""
+    """Share of the steps that are done, 0 to 1."""
 
-    def __init__(self, minutes: float) -> None:
-        self.start, self.seconds = time.monotonic(), minutes * 60
-
-    @property
-    def value(self) -> float:
-        """The share, 0 to 1."""
-        return min(1.0, (time.monotonic() - self.start) / self.seconds)
+    value: float = 0.0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("stm_rl/lm/tiny"), help="folder to write")
-    parser.add_argument("--minutes", type=float, default=25.0, help="time budget")
+    parser.add_argument("--steps", type=int, default=9000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--vocabulary", type=int, default=2048)
+    parser.add_argument("--vocabulary", type=int, default=3072)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--tokens", type=int, default=6144, help="tokens per batch")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
@@ -303,12 +313,12 @@ def main() -> None:
     model = LlamaForCausalLM(config)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=0.05)
-    progress = Progress(args.minutes)
+    progress, began = Progress(), time.monotonic()
     average, log = None, []
-    for step, (ids, labels) in enumerate(batches(corpus, tokenizer, args.tokens, progress), start=1):
-        done = progress.value
-        if done >= 1:
-            break
+    source = batches(corpus, tokenizer, args.tokens, progress)
+    for step in range(1, args.steps + 1):
+        done = progress.value = step / args.steps
+        ids, labels = next(source)
         rate = args.lr * min(1.0, step / 100) * (0.5 + 0.5 * math.cos(math.pi * done)) + 1e-5
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -321,9 +331,9 @@ def main() -> None:
         optimizer.step()
         average = loss.item() if average is None else 0.98 * average + 0.02 * loss.item()
         if step % 200 == 0:
-            log.append({"step": step, "progress": round(done, 3), "loss": round(average, 4)})
+            log.append({"step": step, "loss": round(average, 4)})
             print(
-                f"step {step:6d}  {done:4.0%}  loss {average:.3f}  {time.monotonic() - progress.start:.0f}s",
+                f"step {step:6d}  {done:4.0%}  loss {average:.3f}  {time.monotonic() - began:.0f}s",
                 flush=True,
             )
         if step % 1000 == 0:

@@ -117,6 +117,13 @@ def word_ids(texts: Sequence[str]) -> NDArray[np.int64]:
 
 
 @lru_cache(maxsize=100_000)
+def name_id(name: str) -> int:
+    """Return the hash of the first content word of a name, by which texts address who bears it; -1 without one."""
+    words = (word.lower() for word in WORD.findall(name))
+    return next((_word_id(_stem(word)) for word in words if word not in STOP_WORDS), -1)
+
+
+@lru_cache(maxsize=100_000)
 def _word_id(word: str) -> int:
     return int.from_bytes(blake2b(word.encode(), digest_size=7).digest(), "little")
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as check_sb3_env
 
-from stm_rl import Probe, Question, StmError, Transcript
+from stm_rl import Probe, Question, StmError, Transcript, Turn
 from stm_rl.features import HashedWords
 from stm_rl.lm import ScoringEngine, load_engine
 from stm_rl.rewards import Reward
@@ -406,7 +406,12 @@ def test_slot_features_follow_what_slots_go_through() -> None:
 
 
 def test_slot_features_tell_who_is_named() -> None:
-    turns = [("ann", "Who knows the way?"), ("bob", "ann: Left at the mill."), ("ann", "bob: Thanks!"), ("", "Bob left.")]
+    turns = [
+        ("ann", "Who knows the way?"),
+        ("bob", "ann: Left at the mill."),
+        ("ann", "bob: Thanks!"),
+        ("", "Bob left."),
+    ]
     talk = Transcript(tuple(Turn(text, speaker) for speaker, text in turns))
     observations = [step[0] for step in play(memory(talk, slots=2), [[1, 0, 0], [2, 0, 0], [0, 0, 0]])]
     named, names = (

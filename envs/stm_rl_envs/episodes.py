@@ -430,7 +430,7 @@ class Episodes:
 
 
 def _holds(words: NDArray[np.int64], name: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return whether texts hold a name; the leading shapes of ``words``, ``(..., MAX_WORDS)``, and ``name`` broadcast."""
+    """Return whether texts of ``words``, shape ``(..., MAX_WORDS)``, hold names; the leading shapes broadcast."""
     return np.asarray((words == name[..., None]).any(-1) & (name >= 0))
 
 
