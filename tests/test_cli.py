@@ -133,8 +133,12 @@ def check_report(report: Any, learned: Sequence[str], episodes: int, seeds: Sequ
         (("envs", "--help"), ["stm-rl envs --json"]),
         (("train", "--help"), ["stm-rl train --transcripts chats.jsonl", "stm-rl train --resume --out runs/demo"]),
         (("eval", "--help"), ["--set entities=heldout", "stm-rl eval --transcripts chats.jsonl --agent runs/demo"]),
+        (("bench", "recall", "--help"), ["stm-rl bench recall --format sgd --data data/sgd/dev --slots 4 8 16"]),
+        (("convert", "--help"), ["stm-rl convert data/babi babi.jsonl"]),
+        (("init", "env", "--help"), ["stm-rl init env my_env"]),
+        (("validate", "reward", "--help"), ["stm-rl validate reward coherence=1 recall=0.5"]),
     ],
-    ids=["nothing", "root", "envs", "train", "eval"],
+    ids=["nothing", "root", "envs", "train", "eval", "bench", "convert", "init", "validate"],
 )
 def test_help_has_examples(args: tuple[str, ...], examples: list[str], cli: Cli) -> None:
     result = cli(*args)
@@ -207,6 +211,66 @@ def test_training_on_transcripts(cli: Cli, tmp_path: Path) -> None:
     for name, episodes in (("chats.jsonl", 3), ("chat.txt", 1)):
         evaluated = cli("eval", "--transcripts", name, "--agent", "chats", "--json")
         check_report(json.loads(evaluated.out), ["ppo"], episodes, [0])
+
+
+def test_training_on_several_sets_without_a_language_model(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "chats.jsonl").write_text(CHAT * 4)
+    (tmp_path / "story.txt").write_text("Anna hid the kite.\nIt rained.\nThe sun came out.\nAnna took the kite.\n")
+    sets = ("--transcripts", "chats.jsonl", "--transcripts", "text:story.txt")
+    given = (*sets, "--lm", "none", "--reward", "hindsight=1", "--set", "excerpt=3", "--set", "encoder=words")
+    trained = cli("train", *given, "--out", "mixed", *SMOKE)
+    assert trained.code == 0, trained.err
+    report = json.loads((tmp_path / "mixed" / "eval.json").read_text())
+    assert report["env"] == "transcripts:chats.jsonl+story.txt"
+    assert report["settings"] == {"slots": 4, "window": 2, "reads": 2, "lm": "none", "reward": {"hindsight": 1.0},
+                                  "excerpt": 3, "encoder": "words"}  # fmt: skip
+    assert "full-context" not in report["agents"]
+    resumed = cli("train", "--resume", "--out", "mixed")
+    assert resumed.code == 0, resumed.err
+
+
+def test_own_reward_terms_are_logged(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_terms.py").write_text("def twice(steps):\n    return 2 * steps.gain\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    given = ("--reward", "own_terms:twice=0.5", "--reward", "write_cost=0.01", "--set", "turns=16", *SMOKE)
+    trained = cli("train", "stm_rl/Story-v0", *given, "--out", "own")
+    assert trained.code == 0, trained.err
+    card = json.loads((tmp_path / "own" / "policy.json").read_text())
+    assert card["reward"] == {"own_terms:twice": 0.5, "write_cost": 0.01}
+
+
+def test_model_writes_when_asked_to(cli: Cli) -> None:
+    settings = ("--set", "mode=generate", "--set", "turns=16", "--episodes", "2", "--json")
+    report = json.loads(cli("eval", "stm_rl/Screenplay-v0", *settings).out)
+    check_report(report, [], 2, [0])
+    assert report["settings"]["mode"] == "generate"
+
+
+def test_convert_and_bench_recall(cli: Cli, tmp_path: Path) -> None:
+    story = "1 Mary took the apple.\n2 Mary went to the bath.\n3 Where is the apple?\tbath\t1 2\n"
+    (tmp_path / "qa2_two.txt").write_text(story * 3 + "1 Who?\n")
+    converted = cli("convert", "qa2_two.txt", "out.jsonl", "--format", "babi", "--skip-bad", "--json")
+    assert converted.code == 0, converted.err
+    summary = json.loads(converted.out)
+    assert [summary[name] for name in ("transcripts", "turns", "probes", "skipped")] == [3, 12, 3, 1]
+    measured = cli("bench", "recall", "--data", "out.jsonl", "--slots", "1", "2", "--json")
+    assert measured.code == 0, measured.err
+    joint = {slots: {name: entry["joint"]["mean"] for name, entry in agents.items()}
+             for slots, agents in json.loads(measured.out)["slots"].items()}  # fmt: skip
+    assert joint["1"]["oracle"] == 0
+    assert joint["2"]["oracle"] == joint["2"]["fifo"] == 1
+
+
+def test_init_and_validate(cli: Cli, tmp_path: Path) -> None:
+    assert cli("init", "reward", "my_terms").code == 0
+    assert (tmp_path / "my_terms" / "pyproject.toml").is_file()
+    again = cli("init", "reward", "my_terms")
+    assert again.code == 2
+    assert "exists already" in again.err
+    (tmp_path / "chats.jsonl").write_text(CHAT * 3)
+    findings = cli("validate", "transcripts", "chats.jsonl", "--json")
+    assert findings.code == 0, findings.err
+    assert json.loads(findings.out)["ok"]
 
 
 def test_force_moves_the_old_run_aside(run_folder: Path, cli: Cli, tmp_path: Path) -> None:

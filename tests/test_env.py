@@ -446,7 +446,7 @@ def test_questions_are_asked_at_the_end_and_may_not_be_written() -> None:
     env.reset()
     for _ in range(7):
         assert env.action_masks().reshape(3, 5)[0].all()
-        observation, reward, _, _, info = env.step([1, 0, 0])
+        *_, info = env.step([1, 0, 0])
     assert info["turn"] == "Where is the kite?"
     assert env.action_masks().reshape(3, 5)[0].tolist() == [True, False, False, False, False]
     held = info["memory"]
@@ -542,7 +542,7 @@ def test_hidden_state_of_the_world_judges_what_the_embedded_model_writes() -> No
             held[write - 1] = at
         due = probes.get(at + 1)
         reads = [held.index(turn) + 1 for turn in due.evidence if turn in held] if due else []
-        return [write, *(reads + [0, 0])[:2]]
+        return [write, *[*reads, 0, 0][:2]]
 
     assert run(lambda env, probes: [0, 0, 0]) == 0
     assert run(remember) > 10  # about one for each answer

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
-from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -14,13 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stm_rl import Transcript, Turn
-from stm_rl.evaluation import Played, play
+from stm_rl.evaluation import play
 from stm_rl.features import HashedWords
 from stm_rl.lm import ScoringEngine
 from stm_rl_agents import Agent, Oracle
-from stm_rl_agents.base import Actions, Masks, reads_of
-from stm_rl_agents.heuristics import RandomAgent, slot_feature
-from stm_rl_envs.episodes import Observation
+from stm_rl_agents.constant import constant_agents, idle_agents
 from stm_rl_envs.memory_env import MemoryEnv
 from stm_rl_envs.vector import MemoryVectorEnv
 
@@ -28,75 +24,6 @@ IDS = [name for name, spec in gym.registry.items() if spec.namespace == "stm_rl"
 EPISODES = 16
 ENGINE = ScoringEngine(WordLM())
 ENCODER = HashedWords(16)
-Decide = Callable[[Observation, Actions], None]
-
-
-class Constant(Agent):
-    """Fills in actions of zeros by a rule that looks at no text."""
-
-    def __init__(self, name: str, decide: Decide) -> None:
-        self.name, self.decide = name, decide
-
-    def act_batch(self, observation: Observation, action_masks: Masks, deterministic: bool) -> Actions:
-        actions = np.zeros((len(action_masks), 1 + reads_of(observation, action_masks)), np.int64)
-        self.decide(observation, actions)
-        slots = observation["slots"].shape[1]
-        legal = np.take_along_axis(action_masks.reshape(len(actions), -1, slots + 1), actions[..., None], -1)[..., 0]
-        return np.where(legal, actions, 0)
-
-
-def newest(observation: Observation, count: int) -> Actions:
-    """Return the slots written last, newest first, shape ``(n, count)``."""
-    age = np.where(slot_feature(observation, "occupied") > 0, slot_feature(observation, "age"), np.inf)
-    order = np.argsort(age, axis=1, kind="stable")[:, :count] + 1
-    return np.pad(order, ((0, 0), (0, count - order.shape[1])))
-
-
-def oldest_or_free(observation: Observation) -> Any:
-    age = np.where(slot_feature(observation, "occupied") > 0, slot_feature(observation, "age"), np.inf)
-    return age.argmax(1) + 1
-
-
-def always_write(observation: Observation, actions: Actions) -> None:
-    actions[:, 0] = oldest_or_free(observation)
-
-
-def constant_slot(observation: Observation, actions: Actions) -> None:
-    actions[:] = 1
-
-
-def read_everything(observation: Observation, actions: Actions) -> None:
-    actions[:, 0] = oldest_or_free(observation)
-    actions[:, 1:] = np.arange(1, actions.shape[1])
-
-
-def copy_last(observation: Observation, actions: Actions) -> None:
-    actions[:, 0] = oldest_or_free(observation)
-    actions[:, 1:] = newest(observation, actions.shape[1] + 1)[:, 2:]  # the newest two are still in the window
-
-
-def first_turns(observation: Observation, actions: Actions) -> None:
-    free = slot_feature(observation, "occupied") == 0
-    actions[:, 0] = np.where(free.any(1), free.argmax(1) + 1, 0)
-    actions[:, 1:] = np.arange(1, actions.shape[1])
-
-
-def only_reads(observation: Observation, actions: Actions) -> None:
-    actions[:, 1:] = np.arange(1, actions.shape[1])
-
-
-def never(observation: Observation, actions: Actions) -> None:
-    """Write nothing and read nothing."""
-
-
-HACKS = {
-    "always-write": always_write,
-    "constant-slot": constant_slot,
-    "read-everything": read_everything,
-    "copy-last": copy_last,
-    "first-turns": first_turns,
-}
-IDLE = {"abstain": never, "never-write": only_reads}
 
 
 def makes(name: str) -> Callable[[int, bool], MemoryVectorEnv]:
@@ -113,25 +40,19 @@ def episodes_of(name: str) -> range:
     return range(min(EPISODES, len(makes(name)(1, False).episodes.prepare.transcripts)))
 
 
-@lru_cache
-def oracle(name: str) -> Played:
-    return play(Oracle(), makes(name), episodes_of(name))
-
-
 @pytest.mark.parametrize("name", IDS)
-@pytest.mark.parametrize("hack", IDLE)
-def test_who_keeps_nothing_earns_exactly_nothing(name: str, hack: str) -> None:
-    played = play(Constant(hack, IDLE[hack]), makes(name), episodes_of(name))
+@pytest.mark.parametrize("agent", idle_agents(), ids=lambda agent: agent.name)
+def test_who_keeps_nothing_earns_exactly_nothing(name: str, agent: Agent) -> None:
+    played = play(agent, makes(name), episodes_of(name))
     assert not played.gains.any()
     assert not played.returns.any()
 
 
 @pytest.mark.parametrize("name", IDS)
-def test_who_ignores_what_is_said_earns_little(name: str) -> None:
-    best = oracle(name).returns.mean()
+def test_who_ignores_what_is_said_earns_little_and_the_oracle_most(name: str) -> None:
+    best = play(Oracle(), makes(name), episodes_of(name)).returns.mean()
     assert best > 1
-    agents: list[Agent] = [Constant(hack, decide) for hack, decide in HACKS.items()]
-    for agent in (*agents, RandomAgent(0)):
+    for agent in constant_agents():
         earned = play(agent, makes(name), episodes_of(name)).returns.mean()
         assert earned < 0.35 * best, f"{agent.name} earns {earned:.2f} of the oracle's {best:.2f}"
 

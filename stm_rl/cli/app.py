@@ -9,6 +9,8 @@ import typer
 
 import stm_rl
 from stm_rl.cli.many import ManyValues
+from stm_rl.cli.options import Device, Dtype, EnvId, Format, Json, Limit, Model, Rewards, Sets, SkipBad, Transcripts
+from stm_rl.cli.plugin_app import init_app, validate_app
 
 app = typer.Typer(
     help="""Teach a language model what to remember.
@@ -23,52 +25,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-
-EnvId = Annotated[str, typer.Argument(help="Environment id; `stm-rl envs` lists them.")]
-Transcripts = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="Your own transcripts, in any of the formats below; FORMAT:PATH where the name does not tell. Repeatable: "
-        "in training every set has the same share of episodes.",
-        metavar="PATH",
-    ),
-]
-Format = Annotated[
-    str,
-    typer.Option(
-        help="Format of the transcripts: auto, messages, sharegpt, text, stories, fountain, play, locomo, babi, sgd, "
-        "multiwoz, irc."
-    ),
-]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out records that cannot be read, and count them.")]
-Rewards = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--reward",
-        help="Reward term and its weight, instead of the environment's: the name of a built-in term, or module:Name of "
-        "your own, with options in brackets if it takes any. Repeatable.",
-        metavar="TERM=WEIGHT",
-    ),
-]
-Limit = Annotated[int | None, typer.Option(help="Take only the first transcripts.", min=1)]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        help="Setting of the environment, for instance `--set slots=8`. Repeatable.",
-        metavar="NAME=VALUE",
-    ),
-]
-Model = Annotated[
-    str,
-    typer.Option(
-        "--lm",
-        help="Language model: tiny (embedded), a folder, a Hugging Face id, or none if no reward term needs one.",
-    ),
-]
-Device = Annotated[str, typer.Option(help="Torch device of the language model: cpu, cuda, auto.")]
-Dtype = Annotated[str, typer.Option(help="Torch dtype of the language model.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def _version(value: bool) -> None:
@@ -216,6 +172,8 @@ def evaluate(
 
 bench = typer.Typer(help="Measure memories against known evidence.", no_args_is_help=True, rich_markup_mode="markdown")
 app.add_typer(bench, name="bench")
+app.add_typer(init_app, name="init")
+app.add_typer(validate_app, name="validate")
 
 
 @bench.command(name="recall", cls=ManyValues)

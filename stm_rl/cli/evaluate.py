@@ -19,6 +19,7 @@ from stm_rl.errors import StmError
 from stm_rl.evaluation import Bootstrap, Played, difference, play, summarize
 from stm_rl.files import write_json, write_jsonl
 from stm_rl.runs import Run
+from stm_rl.transcript import Transcript
 from stm_rl_agents import Agent, FullContext, Informed, Oracle, heuristics
 from stm_rl_agents.policy import PolicyAgent
 from stm_rl_envs.vector import MemoryVectorEnv
@@ -88,6 +89,11 @@ def references(procedural: bool) -> list[Agent]:
     return [FullContext(), *([Informed()] if procedural else []), Oracle()]
 
 
+def _needs_no_model(agent: Agent, transcripts: Sequence[Transcript]) -> bool:
+    """Return whether a reference can play without scores; the oracle then needs annotated evidence."""
+    return not agent.full_context and (agent.name != Oracle.name or all(item.probes for item in transcripts))
+
+
 def evaluate_task(
     task: Task, learned: dict[str, list[PolicyAgent]], episodes: int, seeds: list[int], seed: int, split: str
 ) -> Evaluation:
@@ -99,9 +105,10 @@ def evaluate_task(
     probe = make(1, False)
     transcripts = probe.episodes.prepare.transcripts
     indices = range(min(episodes, len(transcripts)))
+    made = [transcripts[index] for index in indices]
     procedural = "kind" in transcripts[0].turns[0].meta
     groups: dict[str, Sequence[Agent]] = {agent.name: [agent] for agent in heuristics(seed)}
-    groups |= {agent.name: [agent] for agent in references(procedural) if task.engine or not agent.full_context}
+    groups |= {agent.name: [agent] for agent in references(procedural) if task.engine or _needs_no_model(agent, made)}
     groups |= learned
     played: dict[str, list[Played]] = {}
     console = Console(stderr=True)

@@ -13,7 +13,7 @@ def print_table(report: Mapping[str, Any], against_best: Mapping[str, Any], best
     """Print the agents of an ``eval.json``, best return last, and how learned agents compare."""
     settings = report["settings"]
     agents = report["agents"]
-    oracle = agents["oracle"]["coherence_gain"]["mean"]
+    oracle = agents["oracle"]["coherence_gain"]["mean"] if "oracle" in agents else 0.0
     title = (
         f"{report['env']} · {report['episodes']} held-out episodes · {settings['slots']} slots, "
         f"window {settings['window']}, {settings['reads']} reads · {settings['lm']}"

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from stm_rl.cli.options import Format, Json, Model, Rewards, Seed, Sets
+
 init_app = typer.Typer(
     help="Write a small package of your own: an environment or a reward.",
     no_args_is_help=True,
@@ -21,17 +23,6 @@ validate_app = typer.Typer(
 
 Name = Annotated[str, typer.Argument(help="Name of the package, such as my_env: small letters, digits, underscores.")]
 Parent = Annotated[Path, typer.Option("--out", help="Folder to make the package's folder in.")]
-Seed = Annotated[int, typer.Option(help="Seeds everything.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")]
-Model = Annotated[str, typer.Option("--lm", help="Language model: tiny (embedded), a folder, or a Hugging Face id.")]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Setting of the environment, such as slots=8. Repeatable.", metavar="NAME=VALUE"),
-]
-Rewards = Annotated[
-    list[str] | None,
-    typer.Option("--reward", help="Reward term, instead of the environment's. Repeatable.", metavar="TERM=WEIGHT"),
-]
 
 
 @init_app.command(name="env")
@@ -109,7 +100,7 @@ def validate_reward(
 @validate_app.command(name="transcripts")
 def validate_transcripts(
     target: Annotated[Path, typer.Argument(help="File or folder of transcripts.")],
-    format: Annotated[str, typer.Option(help="Its format, or auto to go by its name and beginning.")] = "auto",
+    format: Format = "auto",
     limit: Annotated[int, typer.Option(help="Look at the first transcripts only.", min=1)] = 5000,
     memory: Annotated[
         bool, typer.Option("--memory", help="Estimate how often memory matters, with the language model (slower).")

@@ -116,7 +116,7 @@ class Task:
             env.step(np.zeros((1, 1 + env.episodes.settings.reads), np.int64))
         except (TypeError, AttributeError, gym.error.Error) as error:
             given = ", ".join(f"{name}={value!r}" for name, value in self.overrides.items())
-            module = str(gym.spec(self.env).entry_point).partition(":")[0]
+            module = str(gym.spec(self.env.rpartition(":")[2]).entry_point).partition(":")[0]
             raise StmError(
                 f"cannot play {self.name} with {given or 'its defaults'} ({error}); `stm-rl envs` lists the "
                 f"environments, `python -m pydoc {module}` the settings of this one"

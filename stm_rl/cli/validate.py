@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from stm_rl.validation import ERROR, OK, WARNING, Finding
@@ -40,7 +41,7 @@ def _print_table(findings: Iterable[Finding]) -> None:
     table.add_column("found, and what to change", overflow="fold")
     for finding in findings:
         change = f"\n→ {finding.change}" if finding.change else ""
-        table.add_row(finding.level, finding.check, finding.found + change, style=_STYLES[finding.level])
+        table.add_row(finding.level, finding.check, escape(finding.found + change), style=_STYLES[finding.level])
     console = Console()
     if not console.is_terminal:
         console = Console(width=110)

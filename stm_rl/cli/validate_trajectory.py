@@ -100,6 +100,7 @@ class Processes:
         rewards = task.reward.specs if task.reward else {}
         arguments = json.dumps([task.env, task.overrides, rewards, lm, seed])
         path = os.pathsep.join(filter(None, sys.path))
+        self.ended: list[tuple[str, str, int]] = []
         self.running = [
             subprocess.Popen(
                 [sys.executable, "-c", _PROCESS, arguments],
@@ -117,16 +118,17 @@ class Processes:
         Raises:
             StmError: One failed.
         """
-        results = [(process.communicate(), process.returncode) for process in self.running]
-        for (_, complaint), code in results:
+        while len(self.ended) < len(self.running):
+            process = self.running[len(self.ended)]
+            self.ended.append((*process.communicate(), process.returncode))
+        for _, complaint, code in self.ended:
             if code:
-                lines = complaint.strip().splitlines() or ["no message"]
+                lines = complaint.strip().splitlines() or [f"exit status {code}"]
                 raise StmError(f"the environment cannot be played in a process of its own: {lines[-1]}")
-        return [printed.split()[-1] for (printed, _), _ in results]
+        return [printed.split()[-1] for printed, _, _ in self.ended]
 
     def stop(self) -> None:
         """End what still runs."""
-        for process in self.running:
-            if process.poll() is None:
-                process.kill()
-                process.communicate()
+        for process in self.running[len(self.ended) :]:
+            process.kill()
+            self.ended.append((*process.communicate(), process.returncode))

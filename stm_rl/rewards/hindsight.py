@@ -15,7 +15,7 @@ import numpy as np
 from stm_rl.errors import StmError
 from stm_rl.features import content_words
 from stm_rl.rewards.base import FloatArray, Step, Steps
-from stm_rl.transcript import Transcript, Turn
+from stm_rl.transcript import Transcript
 
 Needs = list[dict[int, float]]
 """For each turn, the earlier turns it takes words from and how much."""
@@ -26,33 +26,39 @@ Uses = dict[int, list[tuple[int, float]]]
 class Hindsight:
     """Pays for holding the turns that later turns take up.
 
-    For each content word of a turn (the name of its speaker among them) that was said before, the latest turn that
-    held it is credited, and once more the latest turn of *another* speaker that did: what somebody else takes up was
-    understood and matters (grounding; Clark and Brennan, 1991). A word counts by its rarity in the transcript,
-    log(T / turns that hold it). Only turns that may be written are credited. Where a transcript puts questions to
-    the memory (turns that may not be written), only their answers take up, each together with its question; words
-    that no single turn holds are then looked for in turns that hang together (see :func:`linked`).
+    For each content word of a turn that was said before (where more than two speak, the speaker's name among them), the
+    latest turn that held it is credited, and once more the latest turn of *another* speaker that did: what somebody
+    else takes up was understood and matters (grounding; Clark and Brennan, 1991). A word counts by its rarity in the
+    transcript, log(T / turns that hold it), over the root of the distance: the further back, the likelier that it is
+    chance. Only turns that may be written are credited. Where a transcript puts questions to the memory (turns that may
+    not be written), only their answers take up, each together with its question and however far back; words that no
+    single turn holds are then looked for in turns that hang together (see :func:`linked`).
 
     Credit is scaled so that a memory that lost nothing would earn 1 a step on average. What the memory is left with at
-    the end is credited with its share of all that was taken up, times ``end``.
+    the end is credited, whatever the distances, with its share of all that was taken up; that weighs as much as ``end``
+    times the steps of the transcript, or of one of ``longest`` steps if that is less.
 
     By default the future credit of a turn is paid when it is written, and taken back for what it supersedes or, should
     it be dropped before, for what was not yet due. That is potential-based shaping (Ng, Harada and Russell, 1999): for
     an agent with the discount ``gamma`` the best policy stays the same, but it learns at once what a write was worth.
 
     Args:
-        end: Weight of what is held in the end, in steps.
+        end: Weight of what is held in the end, relative to what is held at every step.
+        longest: Steps beyond which what is held in the end weighs no more.
         gamma: Discount of the agent, 0 to 1.
         shaped: Pay when a turn is written; else when it is taken up.
         keep: How many transcripts to remember the credit of.
     """
 
-    def __init__(self, end: float = 24.0, gamma: float = 0.98, shaped: bool = True, keep: int = 8192) -> None:
-        if not end >= 0:
-            raise StmError(f"end is {end}; expected at least 0")
+    def __init__(
+        self, end: float = 1.5, longest: int = 24, gamma: float = 0.98, shaped: bool = True, keep: int = 8192
+    ) -> None:
+        for name, value in (("end", end), ("longest", longest)):
+            if not value >= 0:
+                raise StmError(f"{name} is {value}; expected at least 0")
         if not 0 <= gamma <= 1:
             raise StmError(f"gamma is {gamma}; expected 0 to 1, the discount of the agent")
-        self.end, self.gamma, self.shaped, self.keep = end, gamma, shaped, keep
+        self.end, self.longest, self.gamma, self.shaped, self.keep = end, longest, gamma, shaped, keep
         self._known: OrderedDict[int, tuple[Transcript, Uses]] = OrderedDict()
 
     def __call__(self, steps: Steps) -> FloatArray:
@@ -68,12 +74,14 @@ class Hindsight:
 
     def _worth(self, uses: Uses, turns: Iterable[int], step: int) -> float:
         """Return the credit of turns from ``step`` on, discounted to it."""
-        return sum(value * self.gamma ** (at - step) for turn in turns for at, value in uses.get(turn, ()) if at >= step)
+        due = (use for turn in turns for use in uses.get(turn, ()) if use[0] >= step)
+        return sum(value * self.gamma ** (at - step) for at, value in due)
 
     def _uses(self, transcript: Transcript) -> Uses:
         known = self._known.get(id(transcript))
-        if known is None or known[0] is not transcript:  # a name that a dropped transcript left behind
-            known = self._known[id(transcript)] = (transcript, uses_of(transcript, self.end))
+        if known is None:
+            end = self.end * min(len(transcript) - 1, self.longest)
+            known = self._known[id(transcript)] = (transcript, uses_of(transcript, end))
             while len(self._known) > self.keep:
                 self._known.popitem(last=False)
         return known[1]
@@ -83,23 +91,32 @@ def uses_of(transcript: Transcript, end: float) -> Uses:
     """Return when each turn is taken up and how much, as :class:`Hindsight` counts it.
 
     A turn is taken up at the step before the turn that does so: then it should be held.
+
+    Args:
+        transcript: The transcript.
+        end: Credit for holding at the end all that was taken up.
     """
-    needs = needs_of(transcript)
-    mass = sum(sum(own.values()) for own in needs)
     uses: defaultdict[int, list[tuple[int, float]]] = defaultdict(list)
-    for index, own in enumerate(needs):
+    total: defaultdict[int, float] = defaultdict(float)
+    for index, own in enumerate(needs_of(transcript)):
         for turn, value in own.items():
-            uses[turn].append((index - 1, value / mass * (len(needs) - 1)))
-    for found in uses.values():
-        share = sum(value for _, value in found) / (len(needs) - 1)
-        found.append((len(needs) - 2, end * share))
-    return dict(uses)
+            chance = (index - turn) ** 0.5 if transcript.turns[index].writable else 1.0
+            uses[turn].append((index - 1, value / chance))
+            total[turn] += value
+    steps = len(transcript) - 1
+    scale = steps / sum(value for found in uses.values() for _, value in found) if uses else 0.0
+    share = end / sum(total.values()) if uses else 0.0
+    return {
+        turn: [*((at, value * scale) for at, value in found), (steps - 1, total[turn] * share)]
+        for turn, found in uses.items()
+    }
 
 
 def needs_of(transcript: Transcript) -> Needs:
     """Return what each turn of a transcript takes from which earlier turns."""
     turns = transcript.turns
-    words = [_words(turn) for turn in turns]
+    named = len({turn.speaker for turn in turns}) > 2
+    words = [content_words(f"{turn.speaker} {turn.text}" if named else turn.text) for turn in turns]
     count = Counter(word for own in words for word in own)
     rarity = {word: log(len(turns) / number) for word, number in count.items()}
     asks = not all(turn.writable for turn in turns)
@@ -128,9 +145,7 @@ def needs_of(transcript: Transcript) -> Needs:
     return needs
 
 
-def linked(
-    places: Mapping[str, list[int]], words: list[frozenset[str]], rarity: Mapping[str, float]
-) -> dict[str, int]:
+def linked(places: Mapping[str, list[int]], words: list[frozenset[str]], rarity: Mapping[str, float]) -> dict[str, int]:
     """Return the turns that words of a question and its answer come from, if they hang together by a further word.
 
     "Where is the apple?" - "In the bath": no turn holds both, but "Mary got the apple" and "Mary went to the bath"
@@ -154,7 +169,3 @@ def linked(
 
 def _further(places: Mapping[str, list[int]], words: list[frozenset[str]]) -> Iterable[str]:
     return {link for found in places.values() for turn in found for link in words[turn]} - set(places)
-
-
-def _words(turn: Turn) -> frozenset[str]:
-    return content_words(f"{turn.speaker} {turn.text}")

@@ -1,0 +1,54 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+EnvId = Annotated[str, typer.Argument(help="Environment id; `stm-rl envs` lists them.")]
+Transcripts = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Your own transcripts, in any of the formats below; FORMAT:PATH where the name does not tell. Repeatable: "
+        "in training every set has the same share of episodes.",
+        metavar="PATH",
+    ),
+]
+Format = Annotated[
+    str,
+    typer.Option(
+        help="Format of the transcripts: auto, messages, sharegpt, text, stories, fountain, play, locomo, babi, sgd, "
+        "multiwoz, irc."
+    ),
+]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out records that cannot be read, and count them.")]
+Rewards = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--reward",
+        help="Reward term and its weight, instead of the environment's: the name of a built-in term, or module:Name of "
+        "your own, with options in brackets if it takes any. Repeatable.",
+        metavar="TERM=WEIGHT",
+    ),
+]
+Limit = Annotated[int | None, typer.Option(help="Take only the first transcripts.", min=1)]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="Setting of the environment, for instance `--set slots=8`. Repeatable.",
+        metavar="NAME=VALUE",
+    ),
+]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--lm",
+        help="Language model: tiny (embedded), a folder, a Hugging Face id, or none if no reward term needs one.",
+    ),
+]
+Device = Annotated[str, typer.Option(help="Torch device of the language model: cpu, cuda, auto.")]
+Dtype = Annotated[str, typer.Option(help="Torch dtype of the language model.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Seed = Annotated[int, typer.Option(help="Seeds everything.")]
