@@ -13,6 +13,11 @@ WORLD_LEVELS: Mapping[str, dict[str, Any]] = {
     "Hard": {"turns": 80, "slots": 4, "min_gap": 4, "max_gap": 16, "distractor_rate": 0.45},
 }
 """Settings of the procedural environments by level; Medium is the default."""
+RECALL_LEVELS: Mapping[str, dict[str, Any]] = {
+    **WORLD_LEVELS,
+    "Easy": {**WORLD_LEVELS["Easy"], "min_gap": 4, "max_gap": 10},
+}
+"""A beat is a single turn here: with gaps of 2 to 6 the last few turns would often do."""
 TEXT_LEVELS: Mapping[str, dict[str, Any]] = {
     "Easy": {"slots": 8, "max_steps": 24},
     "Medium": {},
@@ -23,7 +28,7 @@ LEVELS: Mapping[str, Mapping[str, dict[str, Any]]] = {
     "Dialogue": WORLD_LEVELS,
     "Story": WORLD_LEVELS,
     "Screenplay": WORLD_LEVELS,
-    "Recall": WORLD_LEVELS,
+    "Recall": RECALL_LEVELS,
     "Transcript": TEXT_LEVELS,
 }
 """The environments, each with its levels."""
