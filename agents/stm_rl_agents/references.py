@@ -148,7 +148,7 @@ class Informed(_Privileged):
 
     def _decide(self, episodes: Episodes, row: int, step: int, action: Actions) -> None:
         turn = episodes.current[row].transcript.turns[step]
-        if "kind" not in turn.meta:
+        if "keys" not in turn.meta:
             raise StmError("the informed agent needs transcripts of a procedural world")
         plans = self._plans[row] = {} if step == 0 else self._plans[row]
         kind, keys = turn.meta["kind"], turn.meta["keys"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from typing import NoReturn
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+logging.getLogger("stm_rl.readers").addHandler(logging.NullHandler())  # commands say themselves what was skipped
 
 
 def main() -> None:

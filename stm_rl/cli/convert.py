@@ -65,6 +65,8 @@ def run_convert(
         return
     figures = ", ".join(f"{count:,} {name}" for name, count in tally.items())
     print(f"{out}: {figures}; {report.count:,} bad records skipped")
+    if report.count:
+        print(f"the first skipped: {report.messages[0]}")
     if report.flaws:
         print(f"{report.flaws:,} parts of records could not be read; the first: {report.flaw_messages[0]}")
     if suffix == ".fountain" and tally["probes"] + tally["questions"]:

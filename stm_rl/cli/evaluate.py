@@ -106,7 +106,7 @@ def evaluate_task(
     transcripts = probe.episodes.prepare.transcripts
     indices = range(min(episodes, len(transcripts)))
     made = [transcripts[index] for index in indices]
-    procedural = "kind" in transcripts[0].turns[0].meta
+    procedural = "keys" in transcripts[0].turns[0].meta
     groups: dict[str, Sequence[Agent]] = {agent.name: [agent] for agent in heuristics(seed)}
     groups |= {agent.name: [agent] for agent in references(procedural) if task.engine or _needs_no_model(agent, made)}
     groups |= learned

@@ -18,7 +18,7 @@ def print_table(report: Mapping[str, Any], against_best: Mapping[str, Any], best
         f"{report['env']} · {report['episodes']} held-out episodes · {settings['slots']} slots, "
         f"window {settings['window']}, {settings['reads']} reads · {settings['lm']}"
     )
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("agent", no_wrap=True)
     for column in ("return [95% CI]", "gain (nats)", "of oracle", "recall", "writes/turn", "reads/turn"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -39,6 +39,7 @@ def print_table(report: Mapping[str, Any], against_best: Mapping[str, Any], best
     console = Console()
     if not console.is_terminal:
         console = Console(width=110)
+    console.print(title, style="italic", highlight=False, soft_wrap=True)
     console.print(table)
     for name, value in against_best.items():
         low, high = value["ci95"]

@@ -62,7 +62,7 @@ def record(task: Task, episodes: int, seed: int) -> Recorded:
     steps: dict[str, Sequence[Steps]] = {}
     agents: list[Agent] = [Oracle(), *idle_agents(), *constant_agents(seed)]
     test = task.make(1, split="test").episodes.prepare.transcripts
-    if "kind" in test[0].turns[0].meta:
+    if "keys" in test[0].turns[0].meta:
         agents.append(Informed())
     chosen = range(min(episodes, len(test)))
     for agent in agents:
