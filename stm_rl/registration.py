@@ -8,9 +8,9 @@ from typing import Any
 import gymnasium as gym
 
 WORLD_LEVELS: Mapping[str, dict[str, Any]] = {
-    "Easy": {"turns": 24, "slots": 6, "min_gap": 2, "max_gap": 6, "distractor_rate": 0.15},
-    "Medium": {},
-    "Hard": {"turns": 80, "slots": 4, "min_gap": 4, "max_gap": 16, "distractor_rate": 0.45},
+    "Easy": {"turns": 24, "slots": 6, "min_gap": 2, "max_gap": 6, "distractor_rate": 0.15, "chat_rate": 0.05},
+    "Medium": {"turns": 40, "slots": 4, "min_gap": 4, "max_gap": 12, "distractor_rate": 0.3, "chat_rate": 0.05},
+    "Hard": {"turns": 80, "slots": 4, "min_gap": 4, "max_gap": 16, "distractor_rate": 0.45, "chat_rate": 0.05},
 }
 """Settings of the procedural environments by level; Medium is the default."""
 RECALL_LEVELS: Mapping[str, dict[str, Any]] = {

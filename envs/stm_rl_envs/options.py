@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from stm_rl.rewards import COSTS, DEFAULT_WEIGHTS
@@ -23,8 +24,8 @@ WORLD_REWARDS: Rewards = {
 TEXT_REWARDS: Rewards = {TEACHER_FORCED: DEFAULT_WEIGHTS, GENERATE: {"similarity": 1.0, **COSTS}}
 """Default reward where only the text is known."""
 
-WORLD_SETTINGS = ("episodes", "turns", "min_gap", "max_gap", "entities", "templates", "distractor_rate", "chat_rate")
-"""Options that only generated transcripts have."""
+WORLD_SETTINGS = tuple(field.name for field in fields(ScriptWorld) if field.name != "lexicon")
+"""Settings of procedural worlds that can be given as options."""
 
 
 def memory_options(transcripts: Sequence[Transcript], rewards: Rewards, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,13 +50,6 @@ def scripted_options(
     *,
     split: str = "train",
     episodes: int = 4000,
-    turns: int = 40,
-    min_gap: int = 4,
-    max_gap: int = 12,
-    entities: str = "train",
-    templates: str = "train",
-    distractor_rate: float = 0.3,
-    chat_rate: float = 0.05,
     **options: Any,
 ) -> dict[str, Any]:
     """Return the keyword arguments of a memory environment on generated transcripts.
@@ -65,14 +59,9 @@ def scripted_options(
         rewards: The reward in each mode, unless ``reward`` is given.
         split: ``train``, ``validation`` or ``test``; they share no transcript.
         episodes: How many distinct transcripts.
-        turns: Turns in each.
-        min_gap: Least number of beats (exchanges in a dialogue) from a fact to the turn that depends on it.
-        max_gap: Greatest such number.
-        entities: ``train``, or ``heldout`` for names and things training never shows.
-        templates: ``train``, or ``heldout`` for phrasings training never shows.
-        distractor_rate: Share of beats without a dependent turn that only look as if they mattered.
-        chat_rate: Share of such beats that are filler.
-        **options: See :func:`memory_options`.
+        **options: Settings of the world (:class:`~stm_rl.worlds.script.ScriptWorld`: ``turns``, ``min_gap``,
+            ``max_gap``, ``entities``, ``templates``, ``distractor_rate``, ``chat_rate``), which has defaults of its
+            own, and those of :func:`memory_options`.
     """
-    generator = world(turns, min_gap, max_gap, entities, templates, distractor_rate, chat_rate)
+    generator = world(**{name: options.pop(name) for name in WORLD_SETTINGS if name in options})
     return memory_options(GeneratedTranscripts(generator, split, episodes), rewards, options)

@@ -25,7 +25,7 @@ def recall_options(**options: Any) -> dict[str, Any]:
     """
     if options.get("path") is None and options.get("transcripts") is None:
         return scripted_options(RecallWorld, RECALL_REWARDS, **options)
-    others = {name: value for name, value in options.items() if name not in WORLD_SETTINGS}
+    others = {name: value for name, value in options.items() if name not in (*WORLD_SETTINGS, "episodes")}
     return transcript_options(RECALL_REWARDS, ask=True, **others)
 
 
