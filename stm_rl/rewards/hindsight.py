@@ -77,11 +77,14 @@ class Hindsight:
         due = (use for turn in turns for use in uses.get(turn, ()) if use[0] >= step)
         return sum(value * self.gamma ** (at - step) for at, value in due)
 
+    def credit(self, transcript: Transcript) -> Uses:
+        """Return when each turn is taken up and how much."""
+        return uses_of(transcript, self.end * min(len(transcript) - 1, self.longest))
+
     def _uses(self, transcript: Transcript) -> Uses:
         known = self._known.get(id(transcript))
         if known is None:
-            end = self.end * min(len(transcript) - 1, self.longest)
-            known = self._known[id(transcript)] = (transcript, uses_of(transcript, end))
+            known = self._known[id(transcript)] = (transcript, self.credit(transcript))
             while len(self._known) > self.keep:
                 self._known.popitem(last=False)
         return known[1]
