@@ -104,7 +104,7 @@ def test_registered_environment_plays_with_the_embedded_model(name: str) -> None
     assert observation in env.observation_space
     total = 0.0
     for _ in range(4):
-        observation, reward, *_ = env.step(np.array([1, 1, 0]))
+        observation, reward, *_ = env.step(np.array([1, 1, 0][: len(env.action_space.nvec)]))
         assert observation in env.observation_space
         total += abs(reward)
     assert total > 0
