@@ -41,11 +41,13 @@ class Hindsight:
     By default the future credit of a turn is paid when it is written, and taken back for what it supersedes or, should
     it be dropped before, for what was not yet due. That is potential-based shaping (Ng, Harada and Russell, 1999): for
     an agent with the discount ``gamma`` the best policy stays the same, but it learns at once what a write was worth.
+    An agent with discount 0 learns from nothing else, with far less noise: whether a turn is expected to be worth more
+    than what it supersedes.
 
     Args:
         end: Weight of what is held in the end, relative to what is held at every step.
         longest: Steps beyond which what is held in the end weighs no more.
-        gamma: Discount of the agent, 0 to 1.
+        gamma: Discount of credit that is due later, 0 to 1.
         shaped: Pay when a turn is written; else when it is taken up.
         keep: How many transcripts to remember the credit of.
     """
