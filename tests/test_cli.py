@@ -439,7 +439,7 @@ BAD_INPUT: dict[str, tuple[tuple[str, ...], list[str]]] = {
     "number for a reward": ((*TRAIN, "--set", "reward=3"), ["reward=3"]),
     "world's setting for transcripts": (
         ("eval", "--transcripts", "chat.jsonl", "--set", "turns=8"),
-        ["turns=8", "the settings of transcripts are slots, window, reads and max_steps"],
+        ["turns=8", "unexpected keyword argument 'turns'", "python -m pydoc stm_rl_envs.transcript"],
     ),
     "no transcripts": ((*TRAIN, "--transcripts", "empty.jsonl"), ["empty.jsonl:1: holds no transcript"]),
     "no text": (("eval", "--transcripts", "empty.txt"), ["empty.txt:1: holds no transcript"]),

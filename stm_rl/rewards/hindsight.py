@@ -30,9 +30,10 @@ class Hindsight:
     latest turn that held it is credited, and once more the latest turn of *another* speaker that did: what somebody
     else takes up was understood and matters (grounding; Clark and Brennan, 1991). A word counts by its rarity in the
     transcript, log(T / turns that hold it), over the root of the distance: the further back, the likelier that it is
-    chance. Only turns that may be written are credited. Where a transcript puts questions to the memory (turns that may
-    not be written), only their answers take up, each together with its question and however far back; words that no
-    single turn holds are then looked for in turns that hang together (see :func:`linked`).
+    chance. Where more than two speak, whose threads interleave, it counts over the distance itself. Only turns that
+    may be written are credited. Where a transcript puts questions to the memory (turns that may not be written), only
+    their answers take up, each together with its question and however far back; words that no single turn holds are
+    then looked for in turns that hang together (see :func:`linked`).
 
     Credit is scaled so that a memory that lost nothing would earn 1 a step on average. What the memory is left with at
     the end is credited, whatever the distances, with its share of all that was taken up; that weighs as much as ``end``
@@ -101,11 +102,12 @@ def uses_of(transcript: Transcript, end: float) -> Uses:
         transcript: The transcript.
         end: Credit for holding at the end all that was taken up.
     """
+    power = 1.0 if several_speak(transcript) else 0.5
     uses: defaultdict[int, list[tuple[int, float]]] = defaultdict(list)
     total: defaultdict[int, float] = defaultdict(float)
     for index, own in enumerate(needs_of(transcript)):
         for turn, value in own.items():
-            chance = (index - turn) ** 0.5 if transcript.turns[index].writable else 1.0
+            chance = (index - turn) ** power if transcript.turns[index].writable else 1.0
             uses[turn].append((index - 1, value / chance))
             total[turn] += value
     steps = len(transcript) - 1
@@ -120,7 +122,7 @@ def uses_of(transcript: Transcript, end: float) -> Uses:
 def needs_of(transcript: Transcript) -> Needs:
     """Return what each turn of a transcript takes from which earlier turns."""
     turns = transcript.turns
-    named = len({turn.speaker for turn in turns}) > 2
+    named = several_speak(transcript)
     words = [content_words(f"{turn.speaker} {turn.text}" if named else turn.text) for turn in turns]
     count = Counter(word for own in words for word in own)
     rarity = {word: log(len(turns) / number) for word, number in count.items()}
@@ -148,6 +150,11 @@ def needs_of(transcript: Transcript) -> Needs:
                 own[other] += rarity[word]
         needs.append(dict(own))
     return needs
+
+
+def several_speak(transcript: Transcript) -> bool:
+    """Return whether more than two speak; questions and answers put to the memory do not count."""
+    return len({turn.speaker for turn in transcript.turns if turn.writable}) > 2
 
 
 def linked(places: Mapping[str, list[int]], words: list[frozenset[str]], rarity: Mapping[str, float]) -> dict[str, int]:
