@@ -73,7 +73,8 @@ VALIDATION: Mapping[str, Mapping[str | Term, float]] = {
 }
 """What chooses between checkpoints: the same without shaping and costs."""
 
-PPO = PPOSettings(num_envs=64, rollout=64, batch_size=256, gae_lambda=0.9, validate_every=16, validation_episodes=60)
+PPO = PPOSettings(gamma=0.0, num_envs=64, rollout=64, batch_size=256, validate_every=16, validation_episodes=60)
+"""Discount 0: shaped credit pays a write at once, so all that comes later is noise to it."""
 
 
 def read_part(data: Path, name: str, part: str) -> list[Transcript]:
@@ -190,7 +191,7 @@ def main() -> None:
     command.add_argument("--reward", choices=REWARDS, default="hindsight")
     command.add_argument("--encoder", default="words", help="words, words+minilm ...")
     command.add_argument("--slots", type=int, default=4)
-    command.add_argument("--steps", type=int, default=250_000)
+    command.add_argument("--steps", type=int, default=300_000)
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--ppo", default="{}", help="other PPO settings, as JSON")
     command.add_argument("--out", type=Path, required=True, help="run folder")
