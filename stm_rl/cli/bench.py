@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from stm_rl.cli.sources import read_saying
 from stm_rl.errors import StmError
 from stm_rl.evaluation.recall import Measured, Stream, check_counts, streams_of
 from stm_rl.evaluation.recall_keepers import keepers
 from stm_rl.evaluation.recall_report import METRICS, bench_recall
 from stm_rl.files import write_json
-from stm_rl.readers import SkipReport, read_transcripts
 from stm_rl.readers.split import split_transcripts
 from stm_rl.transcript import Transcript
 
@@ -95,14 +95,11 @@ def _policies(specs: Sequence[str], threads: int, taken: set[str]) -> dict[str, 
 
 
 def _read(request: RecallRequest) -> list[Transcript]:
-    report = SkipReport()
-    found = read_transcripts(request.data, request.format, skip_bad=request.skip_bad, report=report)
+    found = read_saying(request.data, request.format, None, request.skip_bad)
     if request.tasks:
         found = (transcript for transcript in found if transcript.meta.get("task") in request.tasks)
     transcripts = list(islice(found, request.limit))
     transcripts = split_transcripts(transcripts, request.split) if transcripts else []
-    if report.count:
-        print(f"stm-rl: skipped {report.count} bad record(s); the first: {report.messages[0]}", file=sys.stderr)
     if not transcripts:
         which = f"of task {', '.join(map(str, request.tasks))}" if request.tasks else "at all"
         raise StmError(f"{request.data} holds no transcript {which}; expected at least one; check --data and --tasks")

@@ -15,10 +15,10 @@ import gymnasium as gym
 import numpy as np
 from transformers.utils import logging as transformers_logging
 
+from stm_rl.cli.sources import parse_source, read_saying
 from stm_rl.errors import StmError
 from stm_rl.lm import LanguageModel, ScoringEngine, load_engine
 from stm_rl.lm.prompt import line
-from stm_rl.readers import READERS, SkipReport, read_transcripts
 from stm_rl.readers.mix import Mixture
 from stm_rl.readers.split import split_transcripts
 from stm_rl.rewards import Reward, as_reward
@@ -165,21 +165,12 @@ def make_task(request: TaskRequest) -> Task:
     return Task(name if env == TRANSCRIPT_ENV else f"{env} on {name}", env, engine, overrides, sets, reward)
 
 
-def parse_source(text: str, format: str = "auto") -> tuple[str, Path]:
-    """Return format and path of what ``--transcripts`` gives: ``PATH`` or ``FORMAT:PATH``."""
-    prefix, colon, rest = text.partition(":")
-    return (prefix, Path(rest)) if colon and prefix in READERS else (format, Path(text))
-
-
 def _engine(request: TaskRequest) -> ScoringEngine | None:
     return None if request.lm == NO_LM else load_engine(request.lm, request.device, request.dtype)
 
 
 def _read(path: Path, format: str, request: TaskRequest) -> tuple[Transcript, ...]:
-    report = SkipReport()
-    found = tuple(read_transcripts(path, format, limit=request.limit, skip_bad=request.skip_bad, report=report))
-    if report.count:
-        print(f"stm-rl: skipped {report.count} bad record(s); the first: {report.messages[0]}", file=sys.stderr)
+    found = tuple(read_saying(path, format, request.limit, request.skip_bad))
     if not found:
         raise StmError(f"{path} holds no transcript; expected at least one")
     return found

@@ -24,7 +24,8 @@ from rich.progress import (
 
 import stm_rl
 from stm_rl.cli.evaluate import evaluate_run, show
-from stm_rl.cli.task import Task, TaskRequest, make_task, parse_source
+from stm_rl.cli.sources import parse_source
+from stm_rl.cli.task import Task, TaskRequest, make_task
 from stm_rl.evaluation.plot import plot_learning_curve
 from stm_rl.files import reading
 from stm_rl.readers import READERS
