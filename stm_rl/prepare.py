@@ -116,7 +116,7 @@ class Preparer:
             whole: Put the whole history in front of the model instead of reads and window.
         """
         count = len(asked)
-        contexts = self._contexts(asked, whole) + [self.context(item, turn) for item, turn, _ in asked]
+        contexts = self._contexts(asked, whole)
         targets = [item.targets[turn] for item, turn, _ in asked]
         scores = self._engine.score(contexts, targets * 2)
         return scores[:count] - scores[count:]
@@ -130,7 +130,7 @@ class Preparer:
             max_new_tokens: Most tokens of a text.
         """
         count = len(asked)
-        contexts = self._contexts(asked, whole) + [self.context(item, turn) for item, turn, _ in asked]
+        contexts = self._contexts(asked, whole)
         texts = [text.strip() or SILENCE for text in self._engine.generate(contexts, max_new_tokens)]
         return list(zip(texts[:count], texts[count:], strict=True))
 
@@ -153,7 +153,9 @@ class Preparer:
         return self.engine
 
     def _contexts(self, asked: Sequence[Asked], whole: bool) -> list[str]:
-        return [self.context(item, turn, *(((), 0) if whole else (reads,))) for item, turn, reads in asked]
+        """Return the contexts with the reads (or the whole history), and after them those of the window alone."""
+        full = [self.context(item, turn, *(((), 0) if whole else (reads,))) for item, turn, reads in asked]
+        return full + [self.context(item, turn) for item, turn, _ in asked]
 
     def _encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         return np.clip(self.encoder(texts), -8.0, 8.0)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
 
 import gymnasium as gym
 import pytest
+from helpers import load_script
 
 from stm_rl.evaluation import play
 from stm_rl.lm import load_engine
@@ -16,18 +14,12 @@ from stm_rl.worlds import DialogueWorld, RecallWorld, ScreenplayWorld, ScriptWor
 from stm_rl_agents import Informed, Oracle, heuristics
 from stm_rl_envs.vector import MemoryVectorEnv
 
-REPO = Path(__file__).parent.parent
 WORLDS = (DialogueWorld, StoryWorld, ScreenplayWorld, RecallWorld)
 
 
 @lru_cache
 def gains(world: type[ScriptWorld]) -> dict[str, dict[str, float]]:
-    spec = importlib.util.spec_from_file_location("eval_tiny_lm", REPO / "scripts" / "eval_tiny_lm.py")
-    assert spec is not None
-    assert spec.loader is not None
-    script: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    result: dict[str, dict[str, float]] = script.measure(load_engine().lm, world(), transcripts=40)
+    result: dict[str, dict[str, float]] = load_script("eval_tiny_lm").measure(load_engine().lm, world(), transcripts=40)
     return result
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
-from helpers import WordLM, random_actions, run_python
+from helpers import WordLM, load_script, random_actions, run_python
 
 from stm_rl.evaluation import play
 from stm_rl.features import HashedWords
@@ -18,7 +17,6 @@ from stm_rl_agents.constant import idle_agents
 from stm_rl_envs.memory_env import MemoryEnv
 from stm_rl_envs.vector import MemoryVectorEnv
 
-REPO = Path(__file__).parent.parent
 IDS = sorted(name for name, spec in gym.registry.items() if spec.namespace == "stm_rl")
 ENGINE = ScoringEngine(WordLM())
 ENCODER = HashedWords(16)
@@ -92,9 +90,5 @@ def test_who_keeps_nothing_earns_nothing_where_the_model_writes(name: str) -> No
 
 
 def test_catalogue_is_up_to_date() -> None:
-    spec = importlib.util.spec_from_file_location("make_catalogue", REPO / "scripts" / "make_catalogue.py")
-    assert spec is not None
-    assert spec.loader is not None
-    script: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script("make_catalogue")
     assert script.PAGE.read_text(encoding="utf-8") == script.page(), "run: python scripts/make_catalogue.py"

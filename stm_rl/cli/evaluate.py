@@ -89,9 +89,11 @@ def references(procedural: bool) -> list[Agent]:
     return [FullContext(), *([Informed()] if procedural else []), Oracle()]
 
 
-def _needs_no_model(agent: Agent, transcripts: Sequence[Transcript]) -> bool:
-    """Return whether a reference can play without scores; the oracle then needs annotated evidence."""
-    return not agent.full_context and (agent.name != Oracle.name or all(item.probes for item in transcripts))
+def _can_play(agent: Agent, task: Task, transcripts: Sequence[Transcript], count: int) -> bool:
+    """Return whether a reference can play the first transcripts; without scores the oracle needs annotated evidence."""
+    if task.engine is not None:
+        return True
+    return not agent.full_context and (agent.name != Oracle.name or all(transcripts[i].probes for i in range(count)))
 
 
 def evaluate_task(
@@ -105,10 +107,10 @@ def evaluate_task(
     probe = make(1, False)
     transcripts = probe.episodes.prepare.transcripts
     indices = range(min(episodes, len(transcripts)))
-    made = [transcripts[index] for index in indices]
     procedural = "keys" in transcripts[0].turns[0].meta
     groups: dict[str, Sequence[Agent]] = {agent.name: [agent] for agent in heuristics(seed)}
-    groups |= {agent.name: [agent] for agent in references(procedural) if task.engine or _needs_no_model(agent, made)}
+    playable = [agent for agent in references(procedural) if _can_play(agent, task, transcripts, len(indices))]
+    groups |= {agent.name: [agent] for agent in playable}
     groups |= learned
     played: dict[str, list[Played]] = {}
     console = Console(stderr=True)
