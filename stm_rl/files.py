@@ -27,6 +27,14 @@ def _replacing(path: Path) -> Iterator[Path]:
         raise
 
 
+def move_aside(path: Path) -> Path:
+    """Rename a file or folder to ``<name>.1``, or the next free number; return the new path."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}.{number}")).exists():
+        number += 1
+    return path.rename(aside)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` atomically."""
     with _replacing(path) as part:

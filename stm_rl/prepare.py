@@ -94,7 +94,14 @@ class Preparer:
             self._known.popitem(last=False)
         return result
 
-    def context(self, prepared: Prepared, turn: int, reads: Sequence[int] = (), start: int | None = None) -> str:
+    def context(
+        self,
+        prepared: Prepared,
+        turn: int,
+        reads: Sequence[int] = (),
+        start: int | None = None,
+        read_lines: Sequence[str] | None = None,
+    ) -> str:
         """Return the text in front of ``turn``.
 
         Args:
@@ -102,11 +109,13 @@ class Preparer:
             turn: Index of the turn to be predicted, at least 1.
             reads: Indices of the turns read from memory, ascending.
             start: First turn of the window; by default ``turn - window``.
+            read_lines: Read these lines instead of turns.
         """
         first = max(0, turn - self.window if start is None else start)
         lines = prepared.lines
         speaker = prepared.transcript.turns[turn].speaker
-        return self.prompt.context([lines[i] for i in reads], lines[first:turn], speaker)
+        quoted = [lines[i] for i in reads] if read_lines is None else read_lines
+        return self.prompt.context(quoted, lines[first:turn], speaker)
 
     def gains(self, asked: Sequence[Asked], whole: bool = False) -> NDArray[np.float64]:
         """Return log p(turn | reads, window) - log p(turn | window) in nats, shape ``(len(asked),)``.
@@ -118,8 +127,22 @@ class Preparer:
         count = len(asked)
         contexts = self._contexts(asked, whole)
         targets = [item.targets[turn] for item, turn, _ in asked]
-        scores = self._engine.score(contexts, targets * 2)
+        scores = self.scorer.score(contexts, targets * 2)
         return scores[:count] - scores[count:]
+
+    def gains_of_lines(self, asked: Sequence[tuple[Prepared, int]], lines: Sequence[str]) -> NDArray[np.float64]:
+        """Return the gains of reading lines that need not be of the transcript, shape ``(len(asked),)``.
+
+        Args:
+            asked: Transcripts and the turns to be predicted in them.
+            lines: A line for each, read alone.
+        """
+        contexts = [
+            self.context(item, turn, read_lines=[text]) for (item, turn), text in zip(asked, lines, strict=True)
+        ]
+        contexts += [self.context(item, turn) for item, turn in asked]
+        scores = self.scorer.score(contexts, [item.targets[turn] for item, turn in asked] * 2)
+        return scores[: len(asked)] - scores[len(asked) :]
 
     def write(self, asked: Sequence[Asked], whole: bool = False, max_new_tokens: int = 40) -> list[tuple[str, str]]:
         """Return what the model writes in place of turns: with the reads, and with the window alone.
@@ -131,7 +154,7 @@ class Preparer:
         """
         count = len(asked)
         contexts = self._contexts(asked, whole)
-        texts = [text.strip() or SILENCE for text in self._engine.generate(contexts, max_new_tokens)]
+        texts = [text.strip() or SILENCE for text in self.scorer.generate(contexts, max_new_tokens)]
         return list(zip(texts[:count], texts[count:], strict=True))
 
     def replace_turn(self, item: Prepared, turn: int, text: str) -> Prepared:
@@ -147,7 +170,12 @@ class Preparer:
         return replace(item, transcript=transcript, lines=lines, vectors=vectors, features=features, words=words)
 
     @property
-    def _engine(self) -> ScoringEngine:
+    def scorer(self) -> ScoringEngine:
+        """The scoring engine.
+
+        Raises:
+            StmError: There is none.
+        """
         if self.engine is None:
             raise StmError("the environment was made without a language model (lm=None), so nothing can be scored")
         return self.engine

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from stm_rl.errors import StmError
-from stm_rl.files import write_jsonl, write_text
+from stm_rl.files import move_aside, write_jsonl, write_text
 
 
 class Run:
@@ -43,10 +43,7 @@ class Run:
                     f"{folder} exists already; give another --out, --resume to go on with it, "
                     "or --force to move it aside and start anew"
                 )
-            number = 1
-            while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
-                number += 1
-            folder.rename(aside)
+            move_aside(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
         return cls(folder)
@@ -84,10 +81,10 @@ class Run:
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(known, allow_nan=False) + "\n")
 
-    def forget_after(self, steps: int) -> None:
-        """Drop the rows of ``metrics.jsonl`` past ``steps``; they were logged after the last checkpoint."""
+    def forget_after(self, steps: int, name: str = "steps") -> None:
+        """Drop the rows of ``metrics.jsonl`` whose ``name`` is past ``steps``; they are younger than the checkpoint."""
         rows = self.metrics()
-        kept = [row for row in rows if row["steps"] <= steps]
+        kept = [row for row in rows if row[name] <= steps]
         if len(kept) < len(rows):
             write_jsonl(self.folder / "metrics.jsonl", kept)
 

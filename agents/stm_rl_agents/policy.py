@@ -112,21 +112,46 @@ class PolicyAgent(Agent):
                 "make it with the encoder of training (the default one, unless you gave another)"
             )
 
-    def act_batch(self, observation: Observation, action_masks: Masks, deterministic: bool) -> Actions:
-        """Return the policy's actions."""
-        reads = reads_of(observation, action_masks)
+    def check_fits(self, env: MemoryVectorEnv) -> None:
+        """Check that the policy can act in an environment, before anything is played.
+
+        Raises:
+            StmError: Reads, encoder, or what is said of slots and turns is not as in training.
+        """
+        self._check_reads(env.episodes.settings.reads)
+        self.start(env)
+        spaces = env.single_observation_space
+        self._check_text_size(spaces["turn"].shape[-1])  # type: ignore[index]
+        shape = self.network.shape
+        trained = (shape["slot_features"], shape["global_features"])
+        here = (spaces["slot_features"].shape[-1], spaces["globals"].shape[-1])  # type: ignore[index]
+        if trained != here:
+            raise StmError(
+                f"the policy reads {trained[0]} features of a slot and {trained[1]} of the episode but the environment "
+                f"gives {here[0]} and {here[1]}; use a policy trained with this version of stm-rl"
+            )
+
+    def _check_reads(self, reads: int) -> None:
         trained = self.network.shape["reads"]
         if reads != trained:
             raise StmError(
                 f"the policy was trained with {trained} reads a step but the environment has {reads}; "
                 f"make it with reads={trained} (slots and window may differ, reads may not)"
             )
-        size = self.network.shape["text_size"]
-        if observation["turn"].shape[-1] != size:
+
+    def _check_text_size(self, size: int) -> None:
+        trained = self.network.shape["text_size"]
+        if size != trained:
             raise StmError(
-                f"the policy reads texts of {size} numbers but the environment gives "
-                f"{observation['turn'].shape[-1]}; use the encoder it was trained with"
+                f"the policy reads texts of {trained} numbers but the environment gives {size}; "
+                "use the encoder it was trained with"
             )
+
+    def act_batch(self, observation: Observation, action_masks: Masks, deterministic: bool) -> Actions:
+        """Return the policy's actions."""
+        reads = reads_of(observation, action_masks)
+        self._check_reads(reads)
+        self._check_text_size(observation["turn"].shape[-1])
         with torch.inference_mode():
             logits, _ = self.network({name: torch.as_tensor(value) for name, value in observation.items()})
         shape = (len(action_masks), 1 + reads, -1)

@@ -1,8 +1,9 @@
-"""PPO from scratch: MaskablePPO on the pointer network, with a curriculum over distances."""
+"""PPO: MaskablePPO on the pointer network, from scratch with a curriculum over distances, or from a policy."""
 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -17,6 +18,7 @@ from stm_rl.errors import StmError
 from stm_rl.evaluation import Played, play
 from stm_rl.files import reading, write_json, write_tensors
 from stm_rl.runs import Run
+from stm_rl_agents.anchor import AnchoredPolicy
 from stm_rl_agents.policy import PointerPolicy, PolicyAgent
 from stm_rl_agents.sb3 import LOGGED, MemoryVecEnv
 from stm_rl_envs.vector import MemoryVectorEnv
@@ -63,6 +65,10 @@ class PPOSettings:
         validate_every: Rollouts between two validations.
         validation_episodes: Episodes of a validation.
         seed: Seeds everything.
+        value_warmup: Environment steps during which a policy to start from stays as it is and only the value
+            head is trained. That of a cloned policy knows nothing, and its errors would undo the policy.
+        kl_anchor: Weight of the penalty for the KL divergence, in nats, from the policy to start from.
+        kl_anchor_share: Share of all steps over which that weight falls linearly to 0.
     """
 
     steps: int = 400_000
@@ -83,6 +89,9 @@ class PPOSettings:
     validate_every: int = 8
     validation_episodes: int = 100
     seed: int = 0
+    value_warmup: int = 0
+    kl_anchor: float = 0.0
+    kl_anchor_share: float = 0.5
 
     def __post_init__(self) -> None:
         """Reject settings that cannot be trained with."""
@@ -102,6 +111,15 @@ class PPOSettings:
                 f"batch_size {self.batch_size} does not divide a rollout of {self.num_envs} x {self.rollout} = "
                 f"{self.num_envs * self.rollout} steps; use a divisor of that"
             )
+        if not 0 <= self.value_warmup < self.steps:
+            raise StmError(
+                f"value_warmup is {self.value_warmup} of {self.steps} steps; expected at least 0 and fewer than all, "
+                "so that some are left to train the policy"
+            )
+        if not 0 <= self.kl_anchor < math.inf:
+            raise StmError(f"kl_anchor is {self.kl_anchor}; expected a weight of at least 0, such as 0.1")
+        if not 0 < self.kl_anchor_share <= 1:
+            raise StmError(f"kl_anchor_share is {self.kl_anchor_share}; expected more than 0 and at most 1")
         if abs(sum(stage.share for stage in self.curriculum) - 1) > 1e-6:
             shares = ", ".join(f"{stage.share:g}" for stage in self.curriculum)
             raise StmError(
@@ -122,6 +140,10 @@ class PPOTrainer:
         run: Where metrics, checkpoint and policy go.
         card: What to keep beside the policy's weights.
         on_progress: Called after each rollout with the steps done and the last metrics.
+        init: The policy to start from; width and layers are its own. A copy is kept in ``checkpoint/init/``.
+
+    Raises:
+        StmError: The policy to start from does not fit the environment, or there is none to anchor to.
     """
 
     def __init__(
@@ -131,6 +153,7 @@ class PPOTrainer:
         run: Run,
         card: Mapping[str, Any] | None = None,
         on_progress: Callable[[int, dict[str, Any]], None] = lambda steps, row: None,
+        init: PolicyAgent | None = None,
     ) -> None:
         self.make_env, self.settings, self.run = make_env, settings, run
         self.card, self.on_progress = dict(card or {}), on_progress
@@ -139,8 +162,17 @@ class PPOTrainer:
         self.seconds = 0.0
         env = self._stage_env(0)
         self.card["encoder"] = env.episodes.encoder.id
+        self.init = init
+        policy_kwargs: dict[str, Any]
+        if init is not None:
+            init.check_fits(env)
+            policy_kwargs = {"anchor": init.network, "entropy_weight": settings.entropy}
+        elif settings.kl_anchor:
+            raise StmError(f"kl_anchor is {settings.kl_anchor} but there is no policy to stay close to; give init")
+        else:
+            policy_kwargs = {"width": settings.width, "layers": settings.layers}
         self.model = MaskablePPO(
-            PointerPolicy,
+            PointerPolicy if init is None else AnchoredPolicy,
             MemoryVecEnv(env),
             learning_rate=self._rate,
             n_steps=settings.rollout,
@@ -148,19 +180,30 @@ class PPOTrainer:
             n_epochs=settings.epochs,
             gamma=settings.gamma,
             gae_lambda=settings.gae_lambda,
-            ent_coef=settings.entropy,
+            ent_coef=settings.entropy if init is None else 1.0,  # an AnchoredPolicy weighs the entropy itself
             vf_coef=settings.value_weight,
             clip_range=settings.clip,
             seed=settings.seed,
-            policy_kwargs={"width": settings.width, "layers": settings.layers},
+            policy_kwargs=policy_kwargs,
         )
         policy = self.model.policy
         assert isinstance(policy, PointerPolicy)
         self.network = policy.network
-        self.network.prefer_leaving(settings.leave_bias)
+        self.anchored = policy if isinstance(policy, AnchoredPolicy) else None
+        if self.anchored is None:
+            self.network.prefer_leaving(settings.leave_bias)
 
     def _rate(self, _: float) -> float:
         return self.settings.lr * (1 - 0.9 * min(1.0, self.done / self.settings.steps))
+
+    def prepare_update(self) -> None:
+        """Set what the next update trains and the weight of leaving the anchor."""
+        if self.anchored is None:
+            return
+        settings = self.settings
+        self.network.requires_grad_(self.done >= settings.value_warmup)
+        self.network.value.requires_grad_(True)
+        self.anchored.beta = settings.kl_anchor * max(0.0, 1 - self.done / (settings.kl_anchor_share * settings.steps))
 
     def _stage_env(self, number: int) -> MemoryVectorEnv:
         return self.make_env(self.settings.num_envs, split="train", **self.settings.curriculum[number].overrides)
@@ -179,6 +222,8 @@ class PPOTrainer:
         start = time.monotonic() - self.seconds
         end = 0.0
         try:
+            if self.init is not None and self.best == -np.inf:
+                self._log_start(start)
             for number, stage in enumerate(self.settings.curriculum):
                 end += stage.share * self.settings.steps
                 if self.done >= end:
@@ -197,6 +242,37 @@ class PPOTrainer:
                 self.agent().save(self.run.folder)
         return PolicyAgent.load(self.run.folder)
 
+    def _log_start(self, start: float) -> None:
+        """Validate the policy to start from: the first best, so that a run never ends worse than it began."""
+        row = {"steps": self.done, **self.validation_row()}
+        self.seconds = time.monotonic() - start
+        row["seconds"] = round(self.seconds, 1)
+        self.keep(row["validation/return"])
+        self.log(row)
+
+    def keep(self, score: float) -> None:
+        """Save the policy as it is now if no other scored as much."""
+        if score > self.best:
+            self.best = score
+            self.agent().save(self.run.folder)
+            self.network.train()
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Write a row of metrics and report it."""
+        self.run.log({name: round(v, 5) if isinstance(v, float) else v for name, v in row.items()})
+        self.on_progress(self.done, row)
+
+    def validation_row(self) -> dict[str, Any]:
+        """Validate; return the means."""
+        played = self.validate()
+        row = {
+            "validation/return": float(played.returns.mean()),
+            "validation/coherence_gain": float(played.gains.mean()),
+        }
+        if played.asked.any():
+            row["validation/evidence_recall"] = float(played.recalled.sum() / played.asked.sum())
+        return row
+
     def validate(self) -> Played:
         """Play the validation episodes with the policy as it is now."""
         count = self.settings.validation_episodes
@@ -212,9 +288,11 @@ class PPOTrainer:
     # Checkpoints hold tensors and JSON only, so that loading one runs no code.
 
     def save_checkpoint(self) -> None:
-        """Write network, optimizer and progress to ``checkpoint/``."""
+        """Write network, optimizer, progress and the policy that was started from to ``checkpoint/``."""
         folder = self.run.folder / "checkpoint"
         folder.mkdir(exist_ok=True)
+        if self.init is not None and not (folder / "init" / "policy.json").exists():
+            self.init.save(folder / "init")
         tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
         for index, state in self.model.policy.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
@@ -226,9 +304,11 @@ class PPOTrainer:
         """Go on from ``checkpoint/``.
 
         Raises:
-            StmError: There is no readable checkpoint.
+            StmError: There is no readable checkpoint, or the run started from a policy and none was given here.
         """
         folder = self.run.folder / "checkpoint"
+        if self.init is None and (folder / "init").exists():
+            raise StmError(f"the run in {self.run.folder} started from a policy; give init, as in {folder / 'init'}")
         advice = "it cannot be resumed: train anew with --force, which moves the old run aside"
         with reading(f"the checkpoint in {folder}", advice):
             try:
@@ -247,6 +327,8 @@ class PPOTrainer:
                     _, index, key = name.split(".")
                     packed["state"].setdefault(int(index), {})[key] = value
             optimizer.load_state_dict(packed)
+            if self.anchored is not None:
+                self.anchored.anchor.load_state_dict(PolicyAgent.load(folder / "init").network.state_dict())
             self.done, self.seconds = int(state["done"]), float(state["seconds"])
             self.best = -np.inf if state["best"] is None else float(state["best"])
         self.run.forget_after(self.done)
@@ -268,6 +350,7 @@ class _AfterRollout(BaseCallback):
         if self.rollouts:  # the update after the last rollout is over
             self._log(self.rollouts % self.trainer.settings.validate_every == 0)
         self.rollouts += 1
+        self.trainer.prepare_update()
 
     def close(self) -> None:
         """Log the last rollout of the stage."""
@@ -291,17 +374,12 @@ class _AfterRollout(BaseCallback):
         for name, value in self.model.logger.name_to_value.items():
             if name.startswith("train/"):
                 row[f"ppo/{name.removeprefix('train/')}"] = float(value)
+        if trainer.anchored is not None:
+            row |= {f"ppo/{name}": value for name, value in trainer.anchored.take_log().items()}
         if validate:
-            played = trainer.validate()
-            row["validation/return"] = float(played.returns.mean())
-            row["validation/coherence_gain"] = float(played.gains.mean())
-            if played.asked.any():
-                row["validation/evidence_recall"] = float(played.recalled.sum() / played.asked.sum())
+            row |= trainer.validation_row()
             trainer.seconds = time.monotonic() - self.start
-            if self.final and row["validation/return"] > trainer.best:
-                trainer.best = row["validation/return"]
-                trainer.agent().save(trainer.run.folder)
-                trainer.network.train()
+            if self.final:
+                trainer.keep(row["validation/return"])
             trainer.save_checkpoint()
-        trainer.run.log({name: round(v, 5) if isinstance(v, float) else v for name, v in row.items()})
-        trainer.on_progress(trainer.done, row)
+        trainer.log(row)

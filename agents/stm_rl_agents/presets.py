@@ -28,17 +28,34 @@ PRESETS: dict[str, PPOSettings] = {
 """``demo``: minutes on a laptop; ``full``: under an hour; ``smoke``: seconds, learns nothing."""
 
 
-def preset(name: str, env: str) -> PPOSettings:
+WARM_LR = 3e-4
+"""Learning rate from a policy that can do something already."""
+KL_ANCHOR = 0.1
+"""Weight of the penalty for leaving that policy."""
+
+
+def preset(name: str, env: str, *, steps: int | None = None, warm: bool = False) -> PPOSettings:
     """Return the settings ``name`` for the environment ``env``, with its curriculum if it has one.
+
+    Args:
+        name: A key of :data:`PRESETS`.
+        env: Id of the environment; empty for transcripts.
+        steps: Environment steps, instead of the preset's.
+        warm: Training starts from a policy: without a curriculum, at a lower learning rate, with a penalty for leaving
+            that policy, and the value head first learns for two rollouts, or a quarter of all steps if that is less.
 
     Raises:
         StmError: There is no such preset.
     """
     if name not in PRESETS:
         raise StmError(f"unknown preset {name!r}; expected one of {', '.join(PRESETS)}")
+    settings = replace(PRESETS[name], steps=steps or PRESETS[name].steps)
+    if warm:
+        warmup = min(2 * settings.num_envs * settings.rollout, settings.steps // 4)
+        return replace(settings, lr=WARM_LR, value_warmup=warmup, kl_anchor=KL_ANCHOR)
     spec = gym.registry.get(env.rpartition(":")[2])
     own_gap = spec.kwargs.get("max_gap", DEFAULT_MAX_GAP) if spec else 0
     scripted = (
         spec is not None and f"{spec.namespace}/{spec.name}".partition("-")[0] in WORLDS and own_gap >= DEFAULT_MAX_GAP
     )
-    return replace(PRESETS[name], curriculum=WORLD_CURRICULUM) if scripted else PRESETS[name]
+    return replace(settings, curriculum=WORLD_CURRICULUM) if scripted else settings

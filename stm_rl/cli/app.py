@@ -8,8 +8,29 @@ from typing import Annotated
 import typer
 
 import stm_rl
+from stm_rl.cli.demonstrate_app import demos_app
 from stm_rl.cli.many import ManyValues
-from stm_rl.cli.options import Device, Dtype, EnvId, Format, Json, Limit, Model, Rewards, Sets, SkipBad, Transcripts
+from stm_rl.cli.options import (
+    Candidates,
+    Device,
+    Dtype,
+    EnvId,
+    Format,
+    ImitatedEnv,
+    Json,
+    Limit,
+    Lookback,
+    Model,
+    NoiseLevel,
+    PositionalTranscripts,
+    Prefilter,
+    Rewards,
+    Seed,
+    Sets,
+    Signal,
+    SkipBad,
+    Transcripts,
+)
 from stm_rl.cli.plugin_app import init_app, validate_app
 
 app = typer.Typer(
@@ -72,6 +93,18 @@ def train(
     eval_episodes: Annotated[
         int, typer.Option(help="Held-out episodes of the final evaluation; 0 for none.", min=0)
     ] = 200,
+    init: Annotated[
+        Path | None,
+        typer.Option(help="Start from the policy in this folder, such as a clone, and not from scratch."),
+    ] = None,
+    kl_anchor: Annotated[
+        float | None,
+        typer.Option(
+            help="Weight of the penalty for leaving the policy of --init; falls to 0 half-way. "
+            "0.1 with --init unless given.",
+            min=0,
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out, with its own settings.")
     ] = False,
@@ -87,6 +120,8 @@ def train(
     `stm-rl train stm_rl/Story-v0 --reward coherence=1 --reward my_package.rewards:Politeness=0.2`
 
     `stm-rl train --transcripts chats.jsonl --out runs/chats --set slots=8`
+
+    `stm-rl train --init runs/bc --kl-anchor 0.1 --out runs/bc-ppo`
 
     `stm-rl train --resume --out runs/demo`
     """
@@ -109,8 +144,179 @@ def train(
         preset=preset,
         steps=steps,
         eval_episodes=eval_episodes,
+        init=init,
+        kl_anchor=kl_anchor,
     )
     run_training(request, resume=resume, force=force, as_json=as_json)
+
+
+@app.command()
+def label(
+    transcripts: PositionalTranscripts = None,
+    env: ImitatedEnv = "stm_rl/Dialogue-v0",
+    out: Annotated[Path, typer.Option(help="File of labels; labels that are in it already are not made again.")] = Path(
+        "labels.sqlite"
+    ),
+    episodes: Annotated[int, typer.Option(help="Transcripts to label of a procedural environment.", min=1)] = 500,
+    lookback: Lookback = 64,
+    prefilter: Prefilter = "words",
+    candidates: Candidates = 8,
+    noise_level: NoiseLevel = None,
+    signal: Signal = "lm",
+    format: Format = "auto",
+    limit: Limit = None,
+    skip_bad: SkipBad = False,
+    set_: Sets = None,
+    lm: Model = "tiny",
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    seed: Seed = 0,
+    threads: Annotated[int, typer.Option(help="Torch threads.", min=1)] = 1,
+    report: Annotated[Path | None, typer.Option(help="Write the report here as JSON.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Find out what would have been worth remembering: hindsight labels of transcripts, and what they say.
+
+    For each turn and each later step: how many nats better the model predicts what comes next if it reads that turn. An
+    interrupted labelling goes on where it was.
+
+    Examples:
+    `stm-rl label chats.jsonl --out labels.sqlite`
+
+    `stm-rl label --env stm_rl/Story-v0 --episodes 100 --json`
+
+    `stm-rl label sgd:dev/ --lm Qwen/Qwen3-0.6B --device cuda --dtype bfloat16 --prefilter embedding`
+    """
+    from stm_rl.cli.label import LabelRequest, run_label
+    from stm_rl.cli.labels import LabelOptions
+
+    request = LabelRequest(
+        env=env,
+        transcripts=transcripts or [],
+        format=format,
+        limit=limit,
+        sets=set_ or [],
+        skip_bad=skip_bad,
+        lm=lm,
+        device=device,
+        dtype=dtype,
+        seed=seed,
+        threads=threads,
+        episodes=episodes,
+        options=LabelOptions(
+            signal="text" if lm == "none" else signal,
+            lookback=lookback,
+            prefilter=prefilter,
+            candidates=candidates,
+            noise_level=noise_level,
+        ),
+    )
+    run_label(request, out=out, report=report, as_json=as_json)
+
+
+@app.command()
+def imitate(
+    transcripts: PositionalTranscripts = None,
+    env: ImitatedEnv = "stm_rl/Dialogue-v0",
+    out: Annotated[Path, typer.Option(help="Run folder to write.")] = Path("runs/imitate"),
+    method: Annotated[
+        str,
+        typer.Option(
+            help="bc: behaviour cloning of what the hindsight expert does. dagger: then the learner plays, and the "
+            "expert says what it would have done."
+        ),
+    ] = "dagger",
+    loss: Annotated[
+        str,
+        typer.Option(
+            help="Loss of behaviour cloning: cross-entropy, or regret (nats lost in hindsight), which the rounds of "
+            "dagger minimise in any case."
+        ),
+    ] = "cross-entropy",
+    episodes: Annotated[int, typer.Option(help="Transcripts to learn from; all, if there are fewer.", min=2)] = 500,
+    rounds: Annotated[int | None, typer.Option(help="Rounds of dagger; 4 unless given.", min=1)] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="File of labels, as `stm-rl label` writes it; in the run folder unless given.")
+    ] = None,
+    demonstrations: Annotated[
+        Path | None,
+        typer.Option(help="Clone these demonstrations (`stm-rl demos export`) instead of the hindsight expert."),
+    ] = None,
+    tools: Annotated[
+        str | None,
+        typer.Option(
+            help="Clone what an assistant did with its memory tools: letta, mem0, stm-rl, or a YAML file that says "
+            "which tool does what."
+        ),
+    ] = None,
+    lookback: Lookback = 64,
+    prefilter: Prefilter = "words",
+    candidates: Candidates = 8,
+    noise_level: NoiseLevel = None,
+    signal: Signal = "lm",
+    format: Format = "auto",
+    limit: Limit = None,
+    skip_bad: SkipBad = False,
+    set_: Sets = None,
+    reward: Rewards = None,
+    lm: Model = "tiny",
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    seed: Seed = 0,
+    eval_episodes: Annotated[
+        int, typer.Option(help="Held-out episodes of the final evaluation; 0 for none.", min=0)
+    ] = 200,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out, with its own settings.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Move an existing run folder aside and begin anew.")] = False,
+    threads: Annotated[int, typer.Option(help="Torch threads.", min=1)] = 1,
+    as_json: Json = False,
+) -> None:
+    """Clone a memory policy from transcripts, and evaluate it against every baseline.
+
+    Transcripts need no label: in hindsight the language model says what would have been worth remembering.
+
+    Examples:
+    `stm-rl imitate chats.jsonl --method bc --out runs/bc`
+
+    `stm-rl imitate --env stm_rl/Story-v0 --episodes 500 --out runs/dagger`
+
+    `stm-rl imitate agents.jsonl --method bc --tools letta --out runs/letta`
+
+    `stm-rl train --init runs/dagger --out runs/dagger-ppo` goes on with PPO.
+    """
+    from stm_rl.cli.imitate import ImitateRequest, run_imitation
+
+    request = ImitateRequest(
+        env=env,
+        transcripts=transcripts or [],
+        format=format,
+        limit=limit,
+        sets=set_ or [],
+        rewards=reward or [],
+        skip_bad=skip_bad,
+        lm=lm,
+        device=device,
+        dtype=dtype,
+        seed=seed,
+        threads=threads,
+        out=out,
+        method=method,
+        loss=loss,
+        episodes=episodes,
+        rounds=rounds,
+        labels=labels,
+        demonstrations=demonstrations,
+        tools=tools,
+        signal=signal,
+        lookback=lookback,
+        prefilter=prefilter,
+        candidates=candidates,
+        noise_level=noise_level,
+        eval_episodes=eval_episodes,
+    )
+    run_imitation(request, resume=resume, force=force, as_json=as_json)
 
 
 @app.command(name="eval")
@@ -174,6 +380,7 @@ bench = typer.Typer(help="Measure memories against known evidence.", no_args_is_
 app.add_typer(bench, name="bench")
 app.add_typer(init_app, name="init")
 app.add_typer(validate_app, name="validate")
+app.add_typer(demos_app, name="demos")
 
 
 @bench.command(name="recall", cls=ManyValues)

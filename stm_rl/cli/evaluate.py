@@ -13,14 +13,15 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from stm_rl.cli.labels import expert_of
 from stm_rl.cli.output import print_table
 from stm_rl.cli.task import Task, TaskRequest, make_task
 from stm_rl.errors import StmError
 from stm_rl.evaluation import Bootstrap, Played, difference, play, summarize
 from stm_rl.files import write_json, write_jsonl
-from stm_rl.runs import Run
 from stm_rl.transcript import Transcript
 from stm_rl_agents import Agent, FullContext, Informed, Oracle, heuristics
+from stm_rl_agents.imitation.expert import EXPERT
 from stm_rl_agents.policy import PolicyAgent
 from stm_rl_envs.vector import MemoryVectorEnv
 
@@ -57,10 +58,10 @@ def load_agents(specs: Sequence[str]) -> tuple[dict[str, list[PolicyAgent]], lis
     """Return the learned agents that ``--agent`` names, each once for each seed, and all their seeds."""
     groups: dict[str, list[PolicyAgent]] = {}
     seeds: list[int] = []
-    builtin = {agent.name for agent in references(True)} | {agent.name for agent in heuristics()}
+    builtin = {agent.name for agent in references(True)} | {agent.name for agent in heuristics()} | {EXPERT}
     for spec in specs:
         if spec in builtin:
-            continue  # always there
+            continue  # always there, or asked for by name
         whole = "=" not in spec or Path(spec).is_dir()  # folders such as runs/lr=0.001 hold a "=", too
         name, folders = ("", spec) if whole else spec.split("=", 1)
         if not all(folders.split(",")):
@@ -97,9 +98,15 @@ def _can_play(agent: Agent, task: Task, transcripts: Sequence[Transcript], count
 
 
 def evaluate_task(
-    task: Task, learned: dict[str, list[PolicyAgent]], episodes: int, seeds: list[int], seed: int, split: str
+    task: Task,
+    learned: dict[str, list[PolicyAgent]],
+    episodes: int,
+    seeds: list[int],
+    seed: int,
+    split: str,
+    more: Sequence[Agent] = (),
 ) -> Evaluation:
-    """Play the held-out episodes with every agent."""
+    """Play the held-out episodes with every agent, and with ``more`` references than are always there."""
 
     def make(num_envs: int, full_context: bool) -> MemoryVectorEnv:
         return task.make(num_envs, split=split, autoreset=False, full_context=full_context)
@@ -111,6 +118,7 @@ def evaluate_task(
     groups: dict[str, Sequence[Agent]] = {agent.name: [agent] for agent in heuristics(seed)}
     playable = [agent for agent in references(procedural) if _can_play(agent, task, transcripts, len(indices))]
     groups |= {agent.name: [agent] for agent in playable}
+    groups |= {agent.name: [agent] for agent in more}
     groups |= learned
     played: dict[str, list[Played]] = {}
     console = Console(stderr=True)
@@ -119,7 +127,7 @@ def evaluate_task(
         bar = progress.add_task("evaluating", total=len(indices) * sum(map(len, groups.values())))
         for name, agents in groups.items():
             progress.update(bar, description=f"evaluating {name}")
-            traced = name in (*learned, "oracle", "none")
+            traced = name in (*learned, EXPERT, "oracle", "none")
             played[name] = [
                 play(
                     agent,
@@ -164,7 +172,8 @@ def run_evaluation(request: EvalRequest, *, out: Path | None, traces: Path | Non
             raise StmError(f"{path} is a folder; expected the name of a file, such as {path / 'eval.json'}")
         path.parent.mkdir(parents=True, exist_ok=True)
     split = "all" if request.transcripts else "test"
-    result = evaluate_task(task, learned, request.episodes, seeds, request.seed, split)
+    more = [expert_of(task)] if EXPERT in request.agents else []
+    result = evaluate_task(task, learned, request.episodes, seeds, request.seed, split, more)
     if out is not None:
         write_json(out, result.report)
     if traces is not None:
@@ -179,11 +188,3 @@ def show(result: Evaluation, as_json: bool) -> None:
         print()
     else:
         print_table(result.report, result.against_best, result.best_heuristic)
-
-
-def evaluate_run(task: Task, run: Run, policy: PolicyAgent, episodes: int, seed: int) -> Evaluation:
-    """Evaluate a policy that was just trained, and write ``eval.json`` and ``traces.jsonl``."""
-    result = evaluate_task(task, {policy.name: [policy]}, episodes, [seed], seed, "test")
-    write_json(run.folder / "eval.json", result.report)
-    write_jsonl(run.folder / "traces.jsonl", result.traces)
-    return result

@@ -52,3 +52,33 @@ Device = Annotated[str, typer.Option(help="Torch device of the language model: c
 Dtype = Annotated[str, typer.Option(help="Torch dtype of the language model.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Seed = Annotated[int, typer.Option(help="Seeds everything.")]
+
+PositionalTranscripts = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Transcripts, in any of the formats below; FORMAT:PATH where the name does not tell. Without any: those "
+        "of --env.",
+        metavar="[TRANSCRIPTS]...",
+    ),
+]
+ImitatedEnv = Annotated[str, typer.Option("--env", help="Environment id; `stm-rl envs` lists them.")]
+Lookback = Annotated[int, typer.Option(help="Most turns back that a turn is tried.", min=1)]
+Prefilter = Annotated[
+    str,
+    typer.Option(
+        help="Which turns are tried at a step: none (all), words (those that share a word with what comes next), "
+        "embedding (those most similar to it)."
+    ),
+]
+Candidates = Annotated[int, typer.Option(help="Turns tried at a step with the prefilter embedding.", min=1)]
+NoiseLevel = Annotated[
+    float | None,
+    typer.Option(help="Gains below this many nats count as 0; measured on reads that cannot help unless given.", min=0),
+]
+Signal = Annotated[
+    str,
+    typer.Option(
+        help="What labels come from: lm, or text (what later turns take up of earlier ones; needs no model, and is "
+        "what --lm none means)."
+    ),
+]

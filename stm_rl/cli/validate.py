@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -123,8 +123,8 @@ def validate_policy(folder: Path, *, episodes: int, seed: int, as_json: bool) ->
     """Do what ``stm-rl validate policy`` asks for; return the exit status."""
     import torch
 
-    from stm_rl.cli.task import make_task
-    from stm_rl.cli.train import TrainRequest, check_types
+    from stm_rl.cli.running import restored
+    from stm_rl.cli.task import TaskRequest, make_task
     from stm_rl.cli.validate_policy import PolicyChecks
     from stm_rl.files import reading
     from stm_rl.runs import Run
@@ -134,6 +134,8 @@ def validate_policy(folder: Path, *, episodes: int, seed: int, as_json: bool) ->
     run = Run.open(folder)
     policy = PolicyAgent.load(folder)
     with reading(folder / "config.yaml", "restore it, or train anew with --force"):
-        request = TrainRequest.from_dict(run.config["request"])
-        check_types(request)
+        values = run.config["request"]  # of whichever command trained it
+        request = restored(
+            TaskRequest, {one.name: values[one.name] for one in fields(TaskRequest) if one.name in values}
+        )
     return report("policy", str(folder), PolicyChecks(policy, make_task(request), episodes, seed).run(), as_json)

@@ -6,7 +6,7 @@ import itertools
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -175,7 +175,7 @@ class CausalLM:
         """Return how many tokens each text has, without special tokens."""
         return [len(ids) for ids in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Short hash of the weights: the first numbers of every parameter."""
         digest = blake2b(digest_size=4)

@@ -35,6 +35,11 @@ class ScoringEngine:
         self._cache: OrderedDict[bytes, float] = OrderedDict()
         self._texts: OrderedDict[tuple[str, int], str] = OrderedDict()
 
+    @property
+    def lm_name(self) -> str:
+        """The model's name and, where it has one, the fingerprint of its weights: two models never share it."""
+        return "-".join(filter(None, (self.lm.id, getattr(self.lm, "fingerprint", ""))))
+
     def score(self, contexts: Sequence[str], targets: Sequence[str]) -> NDArray[np.float64]:
         """Return log p(target | context) in nats, shape ``(n,)``; see the language model's ``score``."""
         keys = [

@@ -1,0 +1,1 @@
+"""Imitation: cloning the hindsight expert, or anybody who left demonstrations."""

@@ -1,0 +1,193 @@
+"""Imitation from start to end: behaviour cloning, rounds of DAgger, validation, and going on after an interruption."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from stm_rl.errors import StmError
+from stm_rl.evaluation import Played, play
+from stm_rl.files import reading, write_json
+from stm_rl.runs import Run
+from stm_rl_agents.demonstrations import Demonstrations
+from stm_rl_agents.imitation.clone import fit
+from stm_rl_agents.imitation.expert import HindsightExpert
+from stm_rl_agents.imitation.lessons import Lessons, collect
+from stm_rl_agents.imitation.settings import BC, ImitationSettings
+from stm_rl_agents.network import PointerNetwork
+from stm_rl_agents.policy import PolicyAgent
+from stm_rl_agents.ppo import MakeEnv
+from stm_rl_envs.vector import MemoryVectorEnv
+
+OnProgress = Callable[[dict[str, Any]], None]
+
+
+class ImitationTrainer:
+    """Clones an expert, and keeps the policy that did best on validation episodes.
+
+    Args:
+        make_env: Makes environments.
+        lesson_env: Makes environments to collect lessons in; they need no language model and no reward.
+        expert: Who is imitated; none if all there is are ``demonstrations``.
+        settings: How.
+        run: Where metrics, checkpoint and policy go.
+        card: What to keep beside the policy's weights.
+        demonstrations: Learn from these instead of asking the expert (behaviour cloning only).
+        on_progress: Called with each row of metrics, and with ``{"episodes": n}`` while lessons are collected.
+    """
+
+    def __init__(
+        self,
+        make_env: MakeEnv,
+        lesson_env: Callable[[int], MemoryVectorEnv],
+        expert: HindsightExpert | None,
+        settings: ImitationSettings,
+        run: Run,
+        card: Mapping[str, Any] | None = None,
+        demonstrations: Demonstrations | None = None,
+        on_progress: OnProgress = lambda row: None,
+    ) -> None:
+        if expert is None and (demonstrations is None or settings.method != BC):
+            raise StmError(
+                f"method {settings.method} has to ask the expert in states of the learner's own; use method bc"
+            )
+        self.make_env, self.lesson_env, self.expert, self.settings, self.run = (
+            make_env,
+            lesson_env,
+            expert,
+            settings,
+            run,
+        )
+        self.demonstrations, self.on_progress = demonstrations, on_progress
+        self.best = -np.inf
+        self.done = 0
+        self.steps = 0
+        self.seconds = 0.0
+        env = lesson_env(1)
+        self.card = {**(card or {}), "encoder": env.episodes.encoder.id, "method": settings.method}
+        shapes = {name: box.shape for name, box in env.single_observation_space.spaces.items()}  # type: ignore[attr-defined]
+        torch.manual_seed(settings.seed)
+        self.network = PointerNetwork(
+            text_size=shapes["slots"][1],
+            slot_features=shapes["slot_features"][1],
+            global_features=shapes["globals"][0],
+            reads=env.episodes.settings.reads,
+            width=settings.width,
+            layers=settings.layers,
+        )
+        self.parts: list[tuple[Lessons, Lessons]] = []
+
+    def agent(self, seed: int = 0) -> PolicyAgent:
+        """Return the network as it is now, as an agent."""
+        return PolicyAgent(self.network, self.card, self.settings.method, seed)
+
+    def train(self) -> PolicyAgent:
+        """Learn to the end; return the best policy.
+
+        Raises:
+            KeyboardInterrupt: Learning was interrupted; the rounds that were finished and the best policy so far have
+                been saved.
+        """
+        settings = self.settings
+        start = time.monotonic() - self.seconds
+        rounds = 1 if settings.method == BC else 1 + settings.rounds
+        for number in range(rounds):
+            self._collect(number)
+            if number < self.done:
+                self._load_round(number)
+                continue
+            torch.manual_seed(settings.seed + number)
+            rng = np.random.default_rng([settings.seed, number])
+
+            def log(row: dict[str, Any], number: int = number) -> None:
+                self._log({"round": number, **row}, start)
+
+            lessons, held_out = (Lessons.joined(side) for side in zip(*self.parts, strict=True))
+            how: dict[str, Any] = {"loss": settings.loss, "epochs": settings.epochs, "lr": settings.lr}
+            if number:
+                how = {"loss": settings.round_loss, "epochs": settings.round_epochs, "lr": settings.round_lr}
+            fit(self.network, lessons, held_out, settings, **how, rng=rng, on_epoch=log)
+            played = self.validate()
+            row: dict[str, Any] = {
+                "validation/return": float(played.returns.mean()),
+                "validation/coherence_gain": float(played.gains.mean()),
+            }
+            if played.asked.any():
+                row["validation/evidence_recall"] = float(played.recalled.sum() / played.asked.sum())
+            if row["validation/return"] > self.best:
+                self.best = row["validation/return"]
+                self.agent().save(self.run.folder)
+            self._save_round(number)
+            log(row)
+        return PolicyAgent.load(self.run.folder)
+
+    def validate(self) -> Played:
+        """Play the validation episodes with the policy as it is now."""
+
+        def make(num_envs: int, full_context: bool) -> MemoryVectorEnv:
+            return self.make_env(num_envs, split="validation", autoreset=False, full_context=full_context)
+
+        available = len(make(1, False).episodes.prepare.transcripts)
+        return play(self.agent(), make, range(min(self.settings.validation_episodes, available)))
+
+    def _collect(self, number: int) -> None:
+        """Add the lessons of a round: of the expert's own play at first, then of the learner's."""
+        settings = self.settings
+        if self.demonstrations is not None:
+            parts = _parted(self.demonstrations.episodes)
+            made = [Lessons.of(Demonstrations(list(part), self.demonstrations.card)) for part in parts]
+        else:
+            expert = self.expert
+            assert expert is not None  # __init__ saw to it
+            env = self.lesson_env(settings.num_envs)
+            available = range(min(settings.transcripts, len(env.episodes.prepare.transcripts)))
+            actor = self.agent(settings.seed + number) if number else expert
+
+            def report(count: int) -> None:
+                self.on_progress({"episodes": count})
+
+            made = [collect(actor, expert, env, part, report) for part in _parted(available)]
+        self.steps += sum(map(len, made))
+        self.parts.append((made[0], made[1]))
+
+    def _log(self, row: dict[str, Any], start: float) -> None:
+        self.seconds = time.monotonic() - start
+        row = {"steps": self.steps, "seconds": round(self.seconds, 1), **row}
+        self.run.log({name: round(v, 5) if isinstance(v, float) else v for name, v in row.items()})
+        self.on_progress(row)
+
+    # After an interruption the lessons of finished rounds are collected again by the policies of these rounds: they
+    # and the draws of their actions are the same, and it costs no score.
+
+    def _save_round(self, number: int) -> None:
+        folder = self.run.folder / "checkpoint"
+        folder.mkdir(exist_ok=True)
+        self.agent().save(folder / f"round-{number}")
+        self.done = number + 1
+        write_json(folder / "state.json", {"done": self.done, "best": self.best, "seconds": self.seconds})
+
+    def _load_round(self, number: int) -> None:
+        saved = PolicyAgent.load(self.run.folder / "checkpoint" / f"round-{number}")
+        self.network.load_state_dict(saved.network.state_dict())
+
+    def load_checkpoint(self) -> None:
+        """Go on after the last finished round, if there is one."""
+        path = self.run.folder / "checkpoint" / "state.json"
+        if path.exists():
+            with reading(path, "it cannot be resumed: begin anew with --force, which moves the old run aside"):
+                state = json.loads(path.read_text(encoding="utf-8"))
+                self.done, self.best, self.seconds = int(state["done"]), float(state["best"]), float(state["seconds"])
+        self.run.forget_after(self.done - 1, "round")
+
+
+def _parted(items: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
+    """Return what is learned from, and the last tenth, at least one, that is held out."""
+    if len(items) < 2:
+        raise StmError(f"there is only {len(items)} episode to learn from; expected at least 2, one of them held out")
+    held_out = max(1, len(items) // 10)
+    return items[:-held_out], items[-held_out:]
