@@ -1,5 +1,6 @@
-"""Train one write policy on four sets of real text mixed, and measure what it recalls on held-out parts of each.
+"""Train one write policy on sets of real text mixed, and measure what it recalls on held-out parts of each.
 
+    python scripts/train_recall.py imitate --data DATA --sets sgd multiwoz --seed 0 --out runs/cloned-0
     python scripts/train_recall.py train --data DATA --seed 0 --out runs/recall-0
     python scripts/train_recall.py train --data DATA --seed 0 --reward evidence --out runs/recall-evidence-0
     python scripts/train_recall.py report --data DATA --agent hindsight=runs/recall-0,runs/recall-1,runs/recall-2
@@ -15,6 +16,7 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +27,16 @@ from stm_rl.evaluation.recall import Measured, streams_of
 from stm_rl.evaluation.recall_keepers import keepers
 from stm_rl.evaluation.recall_report import bench_recall
 from stm_rl.files import write_json
+from stm_rl.labels import TextLabels
 from stm_rl.readers import read_transcripts
 from stm_rl.readers.mix import Mixture, excerpts
 from stm_rl.rewards import Reward, Term
 from stm_rl.rewards.hindsight import Hindsight, Uses
 from stm_rl.runs import Run
 from stm_rl.transcript import Transcript
+from stm_rl_agents.imitation.expert import HindsightExpert
+from stm_rl_agents.imitation.settings import ImitationSettings
+from stm_rl_agents.imitation.trainer import ImitationTrainer
 from stm_rl_agents.keepers import AgentKeeper
 from stm_rl_agents.policy import PolicyAgent
 from stm_rl_agents.ppo import PPOSettings, PPOTrainer
@@ -75,6 +81,11 @@ VALIDATION: Mapping[str, Mapping[str | Term, float]] = {
 
 PPO = PPOSettings(gamma=0.0, num_envs=64, rollout=64, batch_size=256, validate_every=16, validation_episodes=60)
 """Discount 0: shaped credit pays a write at once, so all that comes later is noise to it."""
+
+
+CLONE = ImitationSettings(method="bc", loss="regret", round_transcripts=2_000, epochs=5)
+"""Expected credit ranks turns better than the credit they got (see the document), so what is cloned is not what the
+expert does but what it is worth on average."""
 
 
 def read_part(data: Path, name: str, part: str) -> list[Transcript]:
@@ -155,6 +166,41 @@ def train(arguments: argparse.Namespace) -> None:
     trainer.train()
 
 
+def imitate(arguments: argparse.Namespace) -> None:
+    """Clone what hindsight says of text alone, without any label."""
+    sources = {
+        part: Mixture([episodes_of(n, read_part(arguments.data, n, part), False, True) for n in arguments.sets])
+        for part in ("train", "validation")
+    }
+    memory = MemorySettings(slots=arguments.slots, window=1, reads=1)
+    reward = VALIDATION["hindsight"]
+
+    def make_env(
+        num_envs: int, split: str = "train", autoreset: bool = True, full_context: bool = False, **overrides: Any
+    ) -> MemoryVectorEnv:
+        options: dict[str, Any] = {"lm": None, "reward": reward, "encoder": arguments.encoder, "autoreset": autoreset}
+        return MemoryVectorEnv(num_envs, sources[split], settings=memory, **options)
+
+    settings = replace(CLONE, **json.loads(arguments.imitation), seed=arguments.seed)
+    settings = replace(settings, transcripts=len(sources["train"]))
+    card = {
+        "env": "recall on " + "+".join(arguments.sets),
+        "settings": {"slots": memory.slots, "window": memory.window, "encoder": arguments.encoder},
+        "lm": "none",
+        "reward": Reward(reward).specs,
+        "seed": settings.seed,
+    }
+    run = Run.create(arguments.out, {"card": card, "imitation": settings.as_dict()}, force=arguments.force)
+
+    def report(row: dict[str, Any]) -> None:
+        if "validation/return" in row:
+            print(f"{row['steps']:>9,} steps  {row['seconds']:5.0f} s  validation {row['validation/return']:6.2f}")
+
+    expert = HindsightExpert(TextLabels(gamma=1.0), level=0.0)
+    lessons = partial(make_env, autoreset=False)
+    ImitationTrainer(make_env, lessons, expert, settings, run, card, on_progress=report).train()
+
+
 def report(arguments: argparse.Namespace) -> None:
     """Measure keepers and policies on a part of each set."""
     groups: dict[str, Sequence[Measured]] = dict(keepers())
@@ -164,7 +210,7 @@ def report(arguments: argparse.Namespace) -> None:
         groups[name] = [AgentKeeper.of_policy(PolicyAgent.load(folder, name)) for folder in folders.split(",")]
     groups["oracle"] = oracle
     results = {}
-    for name in SOURCES:
+    for name in arguments.sets:
         streams = streams_of(read_part(arguments.data, name, arguments.part))
         results[name] = bench_recall(streams, groups, arguments.slots)
         for budget, agents in results[name].items():
@@ -197,11 +243,22 @@ def main() -> None:
     command.add_argument("--out", type=Path, required=True, help="run folder")
     command.add_argument("--resume", action="store_true", help="go on with the run in --out, up to --steps in all")
     command.add_argument("--force", action="store_true", help="move an existing run aside")
+    command = commands.add_parser("imitate", help="clone a policy from hindsight labels of text alone")
+    command.set_defaults(run=imitate)
+    command.add_argument("--data", type=Path, required=True, help="folder of the sets")
+    command.add_argument("--sets", nargs="+", choices=SOURCES, default=list(SOURCES), help="sets to learn from")
+    command.add_argument("--encoder", default="words", help="words, words+minilm ...")
+    command.add_argument("--slots", type=int, default=4)
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--imitation", default="{}", help="other imitation settings, as JSON")
+    command.add_argument("--out", type=Path, required=True, help="run folder")
+    command.add_argument("--force", action="store_true", help="move an existing run aside")
     command = commands.add_parser("report", help="measure policies and keepers")
     command.set_defaults(run=report)
     command.add_argument("--data", type=Path, required=True, help="folder of the sets")
     command.add_argument("--agent", action="append", default=[], metavar="NAME=FOLDER,FOLDER")
     command.add_argument("--part", choices=PARTS, default="test")
+    command.add_argument("--sets", nargs="+", choices=SOURCES, default=list(SOURCES), help="sets to measure on")
     command.add_argument("--slots", type=int, nargs="+", default=[4, 8])
     command.add_argument("--out", type=Path, help="JSON file to write")
     arguments = parser.parse_args()

@@ -412,7 +412,7 @@ BAD_INPUT: dict[str, tuple[tuple[str, ...], list[str]]] = {
         ("train", "CartPole-v1", "--out", "new"),
         ["cannot play CartPole-v1", "`stm-rl envs` lists the environments"],
     ),
-    "agent": (("eval", "--agent", "fifoo"), ["unknown agent 'fifoo'", "neither a run folder nor one of expert, fifo, "]),
+    "agent": (("eval", "--agent", "fifoo"), ["unknown agent 'fifoo'", "neither a run folder nor one of expert, "]),
     "agent without a folder": (("eval", "--agent", "ppo=run,"), ["'ppo=run,' names no folder", "NAME=FOLDER,FOLDER"]),
     "agent given twice": (("eval", *("--agent", "run") * 3), ["--agent 'run' is given twice", "--agent NAME=run"]),
     "agent that is no run": (("eval", "--agent", "."), [". holds no policy", "as `stm-rl train` writes them"]),

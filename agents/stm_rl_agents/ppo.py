@@ -23,6 +23,9 @@ from stm_rl_agents.policy import PointerPolicy, PolicyAgent
 from stm_rl_agents.sb3 import LOGGED, MemoryVecEnv
 from stm_rl_envs.vector import MemoryVectorEnv
 
+VALUE_LR = 2e-3
+"""Learning rate of the value head while nothing else is trained."""
+
 MakeEnv = Callable[..., MemoryVectorEnv]
 """Makes environments: ``make_env(num_envs, split="train", autoreset=True, full_context=False, **overrides)``."""
 
@@ -194,6 +197,8 @@ class PPOTrainer:
             self.network.prefer_leaving(settings.leave_bias)
 
     def _rate(self, _: float) -> float:
+        if self.init is not None and self.done < self.settings.value_warmup:
+            return VALUE_LR
         return self.settings.lr * (1 - 0.9 * min(1.0, self.done / self.settings.steps))
 
     def prepare_update(self) -> None:

@@ -30,6 +30,8 @@ PRESETS: dict[str, PPOSettings] = {
 
 WARM_LR = 3e-4
 """Learning rate from a policy that can do something already."""
+WARM_SHARE = 0.3
+"""Share of the usual steps that such a policy trains for."""
 KL_ANCHOR = 0.1
 """Weight of the penalty for leaving that policy."""
 
@@ -41,15 +43,17 @@ def preset(name: str, env: str, *, steps: int | None = None, warm: bool = False)
         name: A key of :data:`PRESETS`.
         env: Id of the environment; empty for transcripts.
         steps: Environment steps, instead of the preset's.
-        warm: Training starts from a policy: without a curriculum, at a lower learning rate, with a penalty for leaving
-            that policy, and the value head first learns for two rollouts, or a quarter of all steps if that is less.
+        warm: Training starts from a policy: for fewer steps, without a curriculum, at a lower learning rate, with a
+            penalty for leaving that policy, and the value head first learns for two rollouts, or a quarter of all steps
+            if that is less.
 
     Raises:
         StmError: There is no such preset.
     """
     if name not in PRESETS:
         raise StmError(f"unknown preset {name!r}; expected one of {', '.join(PRESETS)}")
-    settings = replace(PRESETS[name], steps=steps or PRESETS[name].steps)
+    usual = round(PRESETS[name].steps * (WARM_SHARE if warm else 1))
+    settings = replace(PRESETS[name], steps=steps or usual)
     if warm:
         warmup = min(2 * settings.num_envs * settings.rollout, settings.steps // 4)
         return replace(settings, lr=WARM_LR, value_warmup=warmup, kl_anchor=KL_ANCHOR)

@@ -34,10 +34,12 @@ SLOT_FEATURES = (
     "same_speaker",
     "named_by_turn",
     "names_speaker",
+    "overlap_since",
     *TURN_FEATURES,
 )
 """Features of a slot, in order; all 0 for a free slot. ``named_by_turn``: the current turn names who said what the slot
-holds; ``names_speaker``: the slot names the current speaker."""
+holds; ``names_speaker``: the slot names the current speaker; ``overlap_since``: the greatest overlap of what it holds
+with a turn since, before the current one (nothing else tells what has been asked, changed or called off since)."""
 GLOBAL_FEATURES = (
     "time",
     "occupied_share",
@@ -113,6 +115,7 @@ class Episodes:
         self.step_index = np.zeros(n, np.int64)
         self.transcript_index = np.full(n, -1, np.int64)
         self.last_step = np.zeros(n, np.int64)
+        self.overlap_since = np.zeros((n, self.settings.slots), np.float32)
         self.current: list[Prepared] = []
         self.written: list[dict[int, str]] = [{} for _ in range(n)]
         self._authored: list[NDArray[np.bool_]] = [np.zeros(0, bool)] * n
@@ -185,6 +188,7 @@ class Episodes:
         self.last_step[rows] = [min(len(item) - 2, limit - 1) for item in prepared]
         self.step_index[rows] = 0
         self.memory.clear(rows)
+        self.overlap_since[rows] = 0
 
     def _fill(self, row: int) -> None:
         item = self.current[row]
@@ -211,6 +215,8 @@ class Episodes:
         before = self.memory.turn[rows]
         writes = actions[:, 0] * self._writable[rows, step]
         wrote = writes > 0
+        self._note_overlap(rows, step)
+        self.overlap_since[rows[wrote], writes[wrote] - 1] = 0
         self.memory.write(rows[wrote], writes[wrote] - 1, step[wrote], step[wrote])
         reads = self._read(rows, actions[:, 1:], step)
         gain = self._gain(rows, step, reads)
@@ -228,6 +234,12 @@ class Episodes:
                 self._replace_turn(row, turn, text)
         self.step_index[rows] += 1
         return StepResult(rows, reward, terms, gain, writes, reads, needed, held, texts, ended & whole, ended & ~whole)
+
+    def _note_overlap(self, rows: NDArray[np.int64], step: NDArray[np.int64]) -> None:
+        """Remember how much of what each slot holds the current turn says again."""
+        held = np.maximum(self.memory.turn[rows], 0)
+        again = overlap(self._words[rows[:, None], held], self._words[rows, step][:, None])
+        self.overlap_since[rows] = np.maximum(self.overlap_since[rows], again)
 
     def _write_texts(
         self, rows: NDArray[np.int64], step: NDArray[np.int64], reads: list[list[int]]
@@ -358,6 +370,7 @@ class Episodes:
                         self._speakers[all_rows[:, None], slot_turn] == speaker[:, None],
                         _holds(turn_words[:, None], self._names[all_rows[:, None], slot_turn]),
                         _holds(slot_words, self._names[all_rows, step][:, None]),
+                        self.overlap_since,
                     ],
                     axis=-1,
                 ),
@@ -417,6 +430,7 @@ class Episodes:
             "step_index": self.step_index.copy(),
             "transcript_index": self.transcript_index.copy(),
             "written": [dict(texts) for texts in self.written],
+            "overlap_since": self.overlap_since.copy(),
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -424,6 +438,7 @@ class Episodes:
         self.start(np.arange(self.n), state["transcript_index"].tolist())
         self.memory.set_state(state["memory"])
         self.step_index = state["step_index"].copy()
+        self.overlap_since = state["overlap_since"].copy()
         for row, texts in enumerate(state["written"]):
             for turn, text in texts.items():
                 self._replace_turn(row, turn, text)

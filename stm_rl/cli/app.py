@@ -234,7 +234,7 @@ def imitate(
         ),
     ] = "cross-entropy",
     episodes: Annotated[int, typer.Option(help="Transcripts to learn from; all, if there are fewer.", min=2)] = 500,
-    rounds: Annotated[int | None, typer.Option(help="Rounds of dagger; 4 unless given.", min=1)] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds of dagger; 3 unless given.", min=1)] = None,
     labels: Annotated[
         Path | None, typer.Option(help="File of labels, as `stm-rl label` writes it; in the run folder unless given.")
     ] = None,

@@ -83,7 +83,7 @@ def _print(found: dict[str, Any]) -> None:
             f"  prefilter {found['labels']['pairs']['prefilter']}: {kept['pairs']:.0%} of the pairs hold "
             f"{kept['gain']:.0%} of the gain (all pairs of {kept['transcripts']} transcripts)"
         )
-    unit = "nats" if "scored" in found else "of 1 a step"
+    unit = "nats" if "scored" in found else "of credit"
     lines += [
         f"  memory matters at {numbers['steps_that_gain']:.1%} of steps: {numbers['gain_per_transcript']:.2f} {unit} a "
         "transcript, read one turn at a time",

@@ -33,7 +33,7 @@ def label_statistics(
         ``turns_worth_keeping``: share of turns that are the best read of some step; ``distance``: 10%, 50% and 90%
         quantiles, in turns, from such a turn to the step (none if there is none).
     """
-    best = [table.at_least(level).best(1) for table in tables]
+    best = [_outside(table, window).at_least(level).best(1) for table in tables]
     steps = sum(max(0, len(item) - 1 - window) for item in items)
     turns = sum(map(len, items))
     distances = np.concatenate([one.steps - one.turns for one in best])
@@ -48,6 +48,12 @@ def label_statistics(
         "turns_worth_keeping": round(kept / turns, 4),
         "distance": quantiles,
     }
+
+
+def _outside(table: GainTable, window: int) -> GainTable:
+    """Return the pairs whose turn has left the window; labels from text have others too."""
+    keep = table.steps - table.turns >= window
+    return GainTable(table.turns[keep], table.steps[keep], table.gains[keep])
 
 
 def prefilter_recall(labeller: Labeller, items: Sequence[Prepared], level: float, reads: int) -> dict[str, Any]:

@@ -71,6 +71,9 @@ def collect(
     expert: HindsightExpert,
     env: MemoryVectorEnv,
     indices: Sequence[int],
+    *,
+    noise: float = 0.0,
+    rng: np.random.Generator | None = None,
     on_episodes: Callable[[int], None] = lambda count: None,
 ) -> Lessons:
     """Play transcripts once each and ask the expert what it would do in every state that is met.
@@ -80,8 +83,12 @@ def collect(
         expert: Who is asked.
         env: An environment that does not reset itself; it needs no language model.
         indices: Indices of the transcripts.
+        noise: Probability with which a random legal write takes the place of the actor's. An expert that is thrown off
+            shows how it recovers (DART; Laskey et al., 2017): without, a memory never holds what is of no use.
+        rng: Draws the random writes.
         on_episodes: Called with the number of episodes just finished.
     """
+    rng = rng or np.random.default_rng(0)
     expert.start(env)
     if actor is not expert:
         actor.start(env)
@@ -94,7 +101,10 @@ def collect(
             masks = env.action_masks()
             advice = expert.advise()
             told, stakes = expert.decide(advice, masks, reads_of(observation, masks))
-            actions = told if actor is expert else actor.act(observation, masks, deterministic=False)
+            actions = told.copy() if actor is expert else actor.act(observation, masks, deterministic=False)
+            thrown = rng.random(len(actions)) < noise
+            legal = masks[:, : observation["slots"].shape[1] + 1]
+            actions[thrown, 0] = (rng.random(legal.shape) * legal).argmax(1)[thrown]
             rows = np.flatnonzero(active)
             parts.append(
                 {

@@ -24,6 +24,8 @@ from stm_rl_agents.policy import PolicyAgent
 from stm_rl_agents.ppo import MakeEnv
 from stm_rl_envs.vector import MemoryVectorEnv
 
+HELD_OUT = 50
+"""Most episodes that are held out."""
 OnProgress = Callable[[dict[str, Any]], None]
 
 
@@ -122,8 +124,8 @@ class ImitationTrainer:
             if row["validation/return"] > self.best:
                 self.best = row["validation/return"]
                 self.agent().save(self.run.folder)
-            self._save_round(number)
             log(row)
+            self._save_round(number)
         return PolicyAgent.load(self.run.folder)
 
     def validate(self) -> Played:
@@ -136,24 +138,34 @@ class ImitationTrainer:
         return play(self.agent(), make, range(min(self.settings.validation_episodes, available)))
 
     def _collect(self, number: int) -> None:
-        """Add the lessons of a round: of the expert's own play at first, then of the learner's."""
+        """Collect the lessons of a round: of the expert's own play at first, then of the learner's."""
         settings = self.settings
         if self.demonstrations is not None:
             parts = _parted(self.demonstrations.episodes)
             made = [Lessons.of(Demonstrations(list(part), self.demonstrations.card)) for part in parts]
+            passes = [(made[0], made[1])]
         else:
             expert = self.expert
             assert expert is not None  # __init__ saw to it
             env = self.lesson_env(settings.num_envs)
-            available = range(min(settings.transcripts, len(env.episodes.prepare.transcripts)))
+            split = _parted(range(min(settings.transcripts, len(env.episodes.prepare.transcripts))))
+            rng = np.random.default_rng([settings.seed, number, 1])
             actor = self.agent(settings.seed + number) if number else expert
+            first = len(settings.expert_noise) + number - 1 if number else 0
 
-            def report(count: int) -> None:
-                self.on_progress({"episodes": count})
+            def played(part: Sequence[int], turn: int, noise: float) -> Lessons:
+                indices = _turn(part, turn, settings.round_transcripts)
+                return collect(actor, expert, env, indices, noise=noise, rng=rng, on_episodes=self._on_episodes)
 
-            made = [collect(actor, expert, env, part, report) for part in _parted(available)]
-        self.steps += sum(map(len, made))
-        self.parts.append((made[0], made[1]))
+            levels = (0.0,) if number else settings.expert_noise
+            passes = [(played(split[0], first + i, n), played(split[1], first + i, n)) for i, n in enumerate(levels)]
+        self.steps += sum(len(lessons) + len(held_out) for lessons, held_out in passes)
+        if number == 1:
+            del self.parts[1:]  # the learner has states of its own now; those of one pass of the expert are enough
+        self.parts += passes
+
+    def _on_episodes(self, count: int) -> None:
+        self.on_progress({"episodes": count})
 
     def _log(self, row: dict[str, Any], start: float) -> None:
         self.seconds = time.monotonic() - start
@@ -186,8 +198,13 @@ class ImitationTrainer:
 
 
 def _parted(items: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
-    """Return what is learned from, and the last tenth, at least one, that is held out."""
+    """Return what is learned from, and the last tenth that is held out: at least one, at most :data:`HELD_OUT`."""
     if len(items) < 2:
         raise StmError(f"there is only {len(items)} episode to learn from; expected at least 2, one of them held out")
-    held_out = max(1, len(items) // 10)
+    held_out = min(max(1, len(items) // 10), HELD_OUT)
     return items[:-held_out], items[-held_out:]
+
+
+def _turn(items: Sequence[int], number: int, size: int) -> list[int]:
+    """Return the ``size`` items whose turn it is, or all; all have theirs before one has it again."""
+    return [items[(number * size + i) % len(items)] for i in range(min(size, len(items)))]
