@@ -196,7 +196,7 @@ def imitate(arguments: argparse.Namespace) -> None:
         if "validation/return" in row:
             print(f"{row['steps']:>9,} steps  {row['seconds']:5.0f} s  validation {row['validation/return']:6.2f}")
 
-    expert = HindsightExpert(TextLabels(gamma=1.0), level=0.0)
+    expert = HindsightExpert(TextLabels(gamma=1.0, end=4.0), level=0.0)
     lessons = partial(make_env, autoreset=False)
     ImitationTrainer(make_env, lessons, expert, settings, run, card, on_progress=report).train()
 
@@ -247,7 +247,7 @@ def main() -> None:
     command.set_defaults(run=imitate)
     command.add_argument("--data", type=Path, required=True, help="folder of the sets")
     command.add_argument("--sets", nargs="+", choices=SOURCES, default=list(SOURCES), help="sets to learn from")
-    command.add_argument("--encoder", default="words", help="words, words+minilm ...")
+    command.add_argument("--encoder", default="words512", help="words, words512, words+minilm ...")
     command.add_argument("--slots", type=int, default=4)
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--imitation", default="{}", help="other imitation settings, as JSON")

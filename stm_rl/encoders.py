@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -19,6 +20,7 @@ from stm_rl.lm.shared import load_engine
 
 ENCODERS = ("words", "tiny", "minilm")
 """Names of encoders that can be joined; see :func:`named_encoder`."""
+WORDS = re.compile(r"words([1-9]\d{0,4})?")
 
 
 class ModelEncoder(ABC):
@@ -142,14 +144,18 @@ def sentence_encoder(model: str) -> TextEncoder:
 def named_encoder(name: str) -> TextEncoder:
     """Return an encoder by name, several joined by ``+``: ``words`` (hashed words), ``tiny``, ``minilm``.
 
+    ``words`` has 128 numbers; ``words512`` has 512, which keeps more of a large vocabulary apart.
+
     Raises:
         StmError: A name is unknown.
     """
     parts = name.split("+")
+    encoders: list[TextEncoder] = []
     for part in parts:
-        if part not in ENCODERS:
+        words = WORDS.fullmatch(part)
+        if part not in ENCODERS and not words:
             raise StmError(f"unknown encoder {part!r}; expected some of {', '.join(ENCODERS)}, joined by +")
-    encoders = [HashedWords() if part == "words" else sentence_encoder(part) for part in parts]
+        encoders.append(HashedWords(int(words[1] or 128)) if words else sentence_encoder(part))
     return encoders[0] if len(encoders) == 1 else Joined(*encoders)
 
 

@@ -40,6 +40,8 @@ app = typer.Typer(
     `stm-rl train --preset demo --out runs/demo`
 
     `stm-rl eval --agent runs/demo`
+
+    `stm-rl imitate chats.jsonl --out runs/chats`
     """,
     no_args_is_help=True,
     add_completion=False,

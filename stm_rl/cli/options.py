@@ -58,7 +58,7 @@ PositionalTranscripts = Annotated[
     typer.Argument(
         help="Transcripts, in any of the formats below; FORMAT:PATH where the name does not tell. Without any: those "
         "of --env.",
-        metavar="[TRANSCRIPTS]...",
+        metavar="TRANSCRIPTS",
     ),
 ]
 ImitatedEnv = Annotated[str, typer.Option("--env", help="Environment id; `stm-rl envs` lists them.")]

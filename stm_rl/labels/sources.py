@@ -62,14 +62,15 @@ class TextLabels:
 
     Args:
         gamma: Discount of a step.
+        end: Weight of what is held in the end; see there.
     """
 
     name = "text"
     level = 0.0
 
-    def __init__(self, gamma: float = DISCOUNT) -> None:
+    def __init__(self, gamma: float = DISCOUNT, end: float = 1.5) -> None:
         self.gamma = gamma
-        self._credit = Hindsight().credit
+        self._credit = Hindsight(end=end).credit
 
     def __call__(self, items: Sequence[Prepared]) -> list[Values]:
         """Return the hindsight values of transcripts."""
