@@ -22,7 +22,7 @@ from stm_rl_agents.anchor import AnchoredPolicy
 from stm_rl_agents.network import PointerNetwork
 from stm_rl_agents.policy import PolicyAgent
 from stm_rl_agents.ppo import PPOSettings, PPOTrainer, Stage
-from stm_rl_agents.presets import KL_ANCHOR, PRESETS, preset
+from stm_rl_agents.presets import KL_ANCHOR, PRESETS, WARM_SHARE, preset
 from stm_rl_envs.vector import MemoryVectorEnv
 
 
@@ -296,10 +296,10 @@ def test_the_same_seed_gives_the_same_warm_start(tmp_path: Path, clone: PolicyAg
 def test_warm_presets_have_one_stage_and_warm_up_the_value_head(name: str, steps: int | None) -> None:
     settings = preset(name, "stm_rl/Dialogue-v0", steps=steps, warm=True)
     assert settings.curriculum == (Stage(1.0),)
-    assert settings.steps == (steps or PRESETS[name].steps)
+    assert settings.steps == (steps or round(WARM_SHARE * PRESETS[name].steps))
     assert settings.lr == 3e-4
     assert settings.kl_anchor == KL_ANCHOR
-    expected = {"demo": 8_192, "full": 8_192, "smoke": 512}[name]
+    expected = {"demo": 8_192, "full": 8_192, "smoke": 153}[name]
     assert settings.value_warmup == (250 if steps else expected)
 
 
