@@ -152,5 +152,10 @@ ROWS = [{"steps": 512}, {"steps": 1024, "validation/return": 1.0}, {"steps": 204
 )
 def test_learning_curve_is_a_picture(curves: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "curve.png"
-    plot_learning_curve(curves, path, title="a title", references={"oracle": 3.0, "informed": 2.5})
+    plot_learning_curve(
+        {name: [rows] for name, rows in curves.items()},
+        path,
+        title="a title",
+        references={"oracle": 3.0, "informed": 2.5},
+    )
     assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")

@@ -104,7 +104,7 @@ def finish(
         names = [name for name in ("oracle", "informed", result.best_heuristic) if name in agents]
         references = {name: agents[name]["return"]["mean"] for name in names}
     curve = run.folder / "learning_curve.png"
-    plot_learning_curve({policy.name: run.metrics()}, curve, title=title, references=references)
+    plot_learning_curve({policy.name: [run.metrics()]}, curve, title=title, references=references)
     if result is not None:
         show(result, as_json)
     print(f"wrote {run.folder}", file=sys.stderr)
