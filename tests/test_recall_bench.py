@@ -53,6 +53,7 @@ def policy(reads: int = 2, **card: Any) -> PolicyAgent:
         for head in (network.pick, network.leave):
             for weight in head.parameters():
                 weight.normal_(0, 0.5)
+    network.prefer_leaving(-3.0)
     return PolicyAgent(network, card)
 
 
