@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -81,10 +82,19 @@ def test_the_whole_road(cli: Cli, tmp_path: Path) -> None:
     taken = cli(*IMITATE, *FEW, "--out", "clone")
     assert taken.code == 2
     assert "exists already" in taken.err
+    assert taken.err.count("\n") == 1
+
+    valid = cli("validate", "policy", "clone", "--episodes", 8)
+    assert valid.code == 0, valid.err + valid.out
 
     seen = cli("eval", *IMITATE[1:][1:], "--agent", "clone", "--agent", "expert", "--episodes", 4, "--json")
     assert seen.code == 0, seen.err
     assert json.loads(seen.out)["agents"]["expert"] == report["agents"]["expert"]
+
+    exported = cli("demos", "export", *IMITATE[1:], "--agent", "expert", "--episodes", 2, "--out", "demos", "--json")
+    assert exported.code == 0, exported.err
+    assert json.loads(exported.out)["source"] == "expert"
+    assert json.loads(exported.out)["mean_return"] > 0
 
     trained = cli(
         *("train", *IMITATE[2:], "--preset", "smoke", "--init", "clone", "--out", "ppo", "--eval-episodes", 2),
@@ -123,6 +133,20 @@ def test_labels_are_shared_and_say_what_they_are(cli: Cli, tmp_path: Path) -> No
     used = cli("imitate", "chats.jsonl", "--labels", "labels.sqlite", *FEW, "--method", "bc", "--out", "bc")
     assert used.code == 0, used.err
     assert ", 0 pairs scored" in used.err
+    refused = cli("imitate", "chats.jsonl", "--labels", "labels.sqlite", "--lookback", 9, "--out", "new")
+    assert refused.code == 2
+    assert "lookback 64 instead of 9; give another file" in refused.err
+    with sqlite3.connect("labels.sqlite") as file:
+        (card,) = file.execute("SELECT value FROM card").fetchone()
+        file.execute("UPDATE card SET value = ?", (json.dumps(json.loads(card) | {"lm": "other"}),))
+    file.close()
+    refused = cli("imitate", "chats.jsonl", "--labels", "labels.sqlite", "--out", "new")
+    assert refused.code == 2
+    assert "labels.sqlite holds labels made with lm 'other' instead of 'tiny" in refused.err
+    assert not (tmp_path / "new").exists()
+    with sqlite3.connect("labels.sqlite") as file:
+        file.execute("UPDATE card SET value = ?", (card,))
+    file.close()
     other = cli("label", "chats.jsonl", "--out", "labels.sqlite", "--prefilter", "none")
     assert other.code == 2
     assert "prefilter 'words' instead of 'none'" in other.err
@@ -136,10 +160,16 @@ def test_demonstrations_and_memory_tools(cli: Cli, tmp_path: Path) -> None:
     clone = ("imitate", "--env", "stm_rl/Recall-v0", *small, "--method", "bc", "--eval-episodes", 2)
     done = cli(*clone, "--demonstrations", "demos", "--out", "bc")
     assert done.code == 0, done.err
-    wrong = cli(*clone, "--demonstrations", "demos", "--set", "slots=8", "--out", "bad")
-    assert wrong.code == 2
-    assert "the demonstrations were made with settings" in wrong.err
-    assert not (tmp_path / "bad").exists()
+    for more, message in (
+        (("--set", "slots=8"), "the demonstrations were made with settings"),
+        (("--loss", "regret"), "use the loss cross-entropy"),
+        (("--method", "dagger"), "use method bc"),
+    ):
+        wrong = cli(*clone, "--demonstrations", "demos", *more, "--out", "bad")
+        assert wrong.code == 2
+        assert message in wrong.err
+        assert wrong.err.count("\n") == 1
+        assert not (tmp_path / "bad").exists()
 
     chats = []
     for name in ("Ada", "Bob", "Cleo", "Dan", "Eve", "Finn", "Gus", "Hal", "Ivy", "Jo", "Kim", "Lee"):
@@ -155,13 +185,14 @@ def test_demonstrations_and_memory_tools(cli: Cli, tmp_path: Path) -> None:
                 {"role": "assistant", "content": f"{name} does."},
             ]
         )
-    (tmp_path / "tools.jsonl").write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats))
-    cloned = cli("imitate", "tools.jsonl", "--tools", "letta", "--method", "bc", "--eval-episodes", 2, "--out", "tools")
-    assert cloned.code == 0, cloned.err
-    assert "transcripts demonstrate" in cloned.err
-    assert (
-        json.loads((tmp_path / "tools" / "policy.json").read_text())["demonstrations"]["source"] == "tool-calls:letta"
-    )
+    for mapping, tool, out in (("letta", call["name"], "letta"), ("mem0", "add", "mem0")):
+        text = "".join(json.dumps({"messages": chat}) + "\n" for chat in chats)
+        (tmp_path / "tools.jsonl").write_text(text.replace(call["name"], tool))
+        cloned = cli("imitate", "tools.jsonl", "--tools", mapping, "--method", "bc", "--eval-episodes", 2, "--out", out)
+        assert cloned.code == 0, cloned.err
+        assert "10 of 10 transcripts demonstrate: 10 calls, 10 write" in cloned.err
+        card = json.loads((tmp_path / out / "policy.json").read_text())
+        assert card["demonstrations"]["source"] == f"tool-calls:{mapping}"
 
 
 @pytest.mark.parametrize(
@@ -170,7 +201,11 @@ def test_demonstrations_and_memory_tools(cli: Cli, tmp_path: Path) -> None:
         (("imitate", "empty.jsonl"), "empty.jsonl:1: holds no transcript"),
         (("label", "empty.jsonl"), "empty.jsonl:1: holds no transcript"),
         (("label", "single.jsonl"), "single.jsonl:1"),
-        (("imitate", "one.jsonl", "--out", "new"), "noise cannot be measured with 1 transcript"),
+        (("imitate", "single.jsonl", "--out", "new"), "single.jsonl:1"),
+        (("imitate", "one.jsonl", "--out", "new"), "there is only 1 episode to learn from; expected at least 2"),
+        (("imitate", "one.jsonl", "--lm", "none", "--out", "new"), "there is only 1 episode to learn from"),
+        (("imitate", "short.jsonl", "--out", "new"), "noise cannot be measured with 3 transcript(s) and 0 step(s)"),
+        (("imitate", "one.jsonl", "one.jsonl", "--labels", "one.jsonl", "--out", "new"), "one.jsonl"),
         (("imitate", "--method", "gail", "--out", "new"), "method is 'gail'"),
         (("imitate", "--loss", "mse", "--out", "new"), "loss is 'mse'"),
         (("imitate", "--prefilter", "magic", "--out", "new"), "prefilter is 'magic'"),
@@ -186,11 +221,14 @@ def test_bad_input_is_one_line(args: tuple[str, ...], expected: str, cli: Cli, t
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "single.jsonl").write_text(json.dumps({"messages": [{"role": "user", "content": "Hi"}]}) + "\n")
     write_chats(tmp_path / "one.jsonl", 1)
+    short = json.dumps({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]})
+    (tmp_path / "short.jsonl").write_text(4 * (short + "\n"))
     result = cli(*args)
     assert result.code == 2
     assert result.err.startswith("stm-rl: ")
     assert result.err.count("\n") == 1
     assert expected in result.err
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_killed_labelling_goes_on(tmp_path: Path) -> None:

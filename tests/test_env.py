@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as check_sb3_env
 
 from stm_rl import Probe, Question, StmError, Transcript, Turn
-from stm_rl.features import HashedWords
+from stm_rl.features import HashedWords, overlap
 from stm_rl.lm import ScoringEngine, load_engine
 from stm_rl.rewards import Reward
 from stm_rl_envs.dialogue import DialogueEnv
 from stm_rl_envs.episodes import GLOBAL_FEATURES, SLOT_FEATURES
 from stm_rl_envs.memory_env import MemoryEnv
 from stm_rl_envs.settings import MemorySettings
+from stm_rl_envs.vector import MemoryVectorEnv
 
 IDS = [name for name in gym.registry if name.startswith("stm_rl/")]
 ENCODER = HashedWords(32)
@@ -587,6 +588,102 @@ def test_nothing_is_rendered_unless_asked_for() -> None:
     env = memory(KITE)
     env.reset()
     assert env.render() is None
+
+
+# What was said since a slot was written.
+
+
+HARBOR = transcript(
+    "user: The blue kite flies at the harbor.",
+    "assistant: Noted.",
+    "user: Anna sails a boat.",
+    "assistant: Is the kite old?",
+    "user: The blue kite is old, the harbor busy.",
+    "assistant: Good.",
+    "user: Boats and weather.",
+    "assistant: Fine.",
+)
+
+
+def since(observation: dict[str, Any]) -> list[float]:
+    return observation["slot_features"][:, SLOT_FEATURES.index("overlap_since")].tolist()
+
+
+def overlaps(talk: Transcript, held: int, *turns: int) -> list[float]:
+    """Return how much of turn ``held`` each of the ``turns`` says again."""
+    words = memory(talk).episodes.prepare([0])[0].words
+    return [float(overlap(words[held], words[turn])) for turn in turns]
+
+
+def test_overlap_since_is_the_greatest_so_far_and_begins_anew_with_a_write() -> None:
+    kite, blue = overlaps(HARBOR, 0, 3, 4)
+    assert 0 < kite < blue < 1
+    steps = play(memory(HARBOR, slots=2), [[1, 0, 0], *[[0, 0, 0]] * 3, [2, 0, 0], [1, 0, 0], [0, 0, 0]])
+    assert [since(step[0])[0] for step in steps] == pytest.approx([0, 0, 0, kite, blue, 0, 0])
+    assert [since(step[0])[1] for step in steps] == [0] * 7  # a slot that is free, and one of which nothing is said
+
+
+def test_overlap_since_leaves_out_the_current_turn_and_the_one_that_was_written() -> None:
+    again = transcript(*["user: The kite is blue."] * 4)
+    env = memory(again, slots=2)
+    assert [since(step[0])[0] for step in play(env, [[1, 0, 0], [0, 0, 0], [1, 0, 0]])] == pytest.approx([0, 1, 0])
+    assert since(env.reset()[0]) == [0, 0]
+
+
+def test_a_write_that_is_not_allowed_leaves_overlap_since_alone() -> None:
+    turns = [Turn(turn.text, turn.speaker, {"writable": number != 4}) for number, turn in enumerate(HARBOR.turns)]
+    steps = play(memory(Transcript(tuple(turns)), slots=1), [[1, 0, 0], *[[0, 0, 0]] * 3, [1, 0, 0]])
+    assert since(steps[-1][0]) == pytest.approx(overlaps(HARBOR, 0, 4))
+
+
+def test_overlap_since_counts_what_the_model_writes() -> None:
+    class Parrot(WordLM):
+        def generate(self, contexts: Sequence[str], max_new_tokens: int = 40) -> list[str]:
+            return ["the blue kite flies at the harbor"] * len(contexts)
+
+    env = memory(HARBOR, lm=Parrot(), mode="generate", reward={"answer_f1": 1.0}, slots=1)
+    observations = [step[0] for step in play(env, [[1, 0, 0], [0, 0, 0]])]
+    assert since(observations[-1]) == pytest.approx([1])
+    assert since(play(memory(HARBOR, slots=1), [[1, 0, 0], [0, 0, 0]])[-1][0]) == [0]
+    state = env.get_state()
+    other = memory(HARBOR, lm=Parrot(), mode="generate", reward={"answer_f1": 1.0}, slots=1)
+    other.set_state(state)
+    assert_equal(other.step([0, 0, 0])[0], env.step([0, 0, 0])[0])
+
+
+@settings(max_examples=25)
+@given(seed=st.integers(0, 10_000), cut=st.integers(1, 14))
+def test_overlap_since_is_what_a_recount_gives_one_by_one_side_by_side_and_restored(seed: int, cut: int) -> None:
+    rng = np.random.default_rng(seed)
+    talks = [
+        transcript(*(" ".join(rng.choice(list("abcdefgh"), 3)) + " word" for _ in range(16)), name=f"t{i}")
+        for i in range(3)
+    ]
+    chosen = MemorySettings(slots=2, window=1, reads=1)
+    vector = MemoryVectorEnv(3, talks, settings=chosen, lm=None, reward={"write_cost": 1.0}, encoder=ENCODER)
+    single = [memory(*talks, slots=2, window=1, reads=1, lm=None, reward={"write_cost": 1.0}) for _ in talks]
+    other = memory(*talks, slots=2, window=1, reads=1, lm=None, reward={"write_cost": 1.0})
+    words = [item.words for item in vector.episodes.prepare([0, 1, 2])]
+    vector.reset(options={"transcripts": [0, 1, 2]})
+    for row, env in enumerate(single):
+        env.reset(options={"transcript": row})
+    wrote = np.full((3, 2), -1)
+    for step in range(14):
+        actions = random_actions(rng, vector.action_masks(), 2)
+        found = vector.step(actions)[0]["slot_features"][..., SLOT_FEATURES.index("overlap_since")]
+        for row, slot in enumerate(actions[:, 0]):
+            if slot:
+                wrote[row, slot - 1] = step
+        for row, slot in np.ndindex(wrote.shape):
+            at = wrote[row, slot]
+            later = [float(overlap(words[row][at], words[row][turn])) for turn in range(at + 1, step + 1)]
+            assert found[row, slot] == pytest.approx(max([0.0, *later]) if at >= 0 else 0)
+        alone = [env.step(actions[row])[0] for row, env in enumerate(single)]
+        np.testing.assert_array_equal([since(seen) for seen in alone], found)
+        if step == cut:
+            other.set_state(single[0].get_state())
+        elif step > cut:
+            assert_equal(other.step(actions[0])[0], alone[0])
 
 
 # Snapshots.

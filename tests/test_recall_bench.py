@@ -47,7 +47,7 @@ def babi(tmp_path: Path) -> Path:
 
 def policy(reads: int = 2, **card: Any) -> PolicyAgent:
     """Return a policy with random weights that writes often."""
-    torch.manual_seed(0)
+    torch.manual_seed(3)
     network = PointerNetwork(16, len(SLOT_FEATURES), len(GLOBAL_FEATURES), reads, width=16)
     with torch.no_grad():
         for head in (network.pick, network.leave):

@@ -17,13 +17,14 @@ from stm_rl.cli.running import check_types, finish, new_run, restored, say_inter
 from stm_rl.cli.task import NO_LM, Task, TaskRequest, make_task
 from stm_rl.errors import StmError
 from stm_rl.files import reading
+from stm_rl.labels import LabelStore
 from stm_rl.memory_tools import tool_mapping, tool_script
 from stm_rl.readers.split import split_transcripts
 from stm_rl.rewards import as_reward
 from stm_rl.runs import Run
 from stm_rl_agents.demonstrations import Demonstrations, card_of
 from stm_rl_agents.imitation.settings import ImitationSettings
-from stm_rl_agents.imitation.trainer import ImitationTrainer
+from stm_rl_agents.imitation.trainer import ImitationTrainer, check_learnable
 from stm_rl_agents.policy import PolicyAgent
 from stm_rl_agents.tool_calls import tool_demonstrations
 from stm_rl_envs.vector import MemoryVectorEnv
@@ -81,12 +82,15 @@ def run_imitation(request: ImitateRequest, *, resume: bool, force: bool, as_json
     task = make_task(request)
     task.check()
     task, demonstrations = _demonstrations(request, task)
+    check_learnable(settings, len(task.make(1).episodes.prepare.transcripts), demonstrations)
+    labels = None
+    if demonstrations is None:  # before anything is written: noise cannot be measured everywhere, nor any file be used
+        labels = make_labels(task, options, request.labels, settings.gamma)
     if not resume:
         run = new_run(request.out, request, {"imitation": settings.as_dict()}, force=force)
-    labels = None
     try:
-        if demonstrations is None:
-            labels = _labels(task, options, request.labels or run.folder / "labels.sqlite", settings)
+        if labels is not None:
+            _label(task, labels, request.labels or run.folder / "labels.sqlite", settings)
         policy = _train(task, settings, run, labels, demonstrations, resume)
     except KeyboardInterrupt:
         say_interrupted("imitate", "while learning", run)
@@ -151,17 +155,20 @@ def _from_tool_calls(tools: str, task: Task) -> tuple[Task, Demonstrations]:
     return task, demonstrations
 
 
-def _labels(task: Task, options: LabelOptions, store: Path, settings: ImitationSettings) -> Labels:
-    """Return labels of the transcripts that are learned from, all of them made."""
-    labels = make_labels(task, options, store, settings.gamma)
+def _label(task: Task, labels: Labels, store: Path, settings: ImitationSettings) -> None:
+    """Make the labels of the transcripts that are learned from, and keep them in ``store``; none from text."""
+    labeller = labels.labeller
+    if labeller is None:
+        return
+    if labeller.store is None:
+        labeller.store = LabelStore(store)
+        labeller.store.claim(labeller.key)
     if labels.noise is not None:
         noise = labels.noise
         say(f"noise: standard deviation {noise.std:.2f} nats; gains below {noise.level:.2f} count as 0")
-    if labels.labeller is not None:
-        items = prepared(task, "train", settings.transcripts)
-        label_all(labels, items)
-        say(f"labels: {len(items)} transcripts, {labels.labeller.scored} pairs scored, kept in {store}")
-    return labels
+    items = prepared(task, "train", settings.transcripts)
+    label_all(labels, items)
+    say(f"labels: {len(items)} transcripts, {labeller.scored} pairs scored, kept in {store}")
 
 
 def _train(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sqlite3
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ class LabelStore:
         self.path = path
         self.damaged = 0
         path.parent.mkdir(parents=True, exist_ok=True)
-        with self._errors():
+        with _errors(self.path):
             self._db = sqlite3.connect(path, timeout=60)
             weakref.finalize(self, self._db.close)
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -52,7 +53,7 @@ class LabelStore:
             StmError: It holds labels made with another key.
         """
         wanted = {"format": FORMAT, **key}
-        with self._errors():
+        with _errors(self.path):
             self._db.execute("INSERT OR IGNORE INTO card VALUES (1, ?)", (json.dumps(wanted),))
             self._db.commit()
             (text,) = self._db.execute("SELECT value FROM card").fetchone()
@@ -75,7 +76,7 @@ class LabelStore:
 
     def get(self, transcript: bytes) -> GainTable | None:
         """Return the table of a transcript, or none if it is not there or damaged."""
-        with self._errors():
+        with _errors(self.path):
             row = self._db.execute(
                 "SELECT pairs, gains, digest FROM labels WHERE transcript = ?", (transcript,)
             ).fetchone()
@@ -96,37 +97,29 @@ class LabelStore:
             pairs = np.stack([table.turns, table.steps]).astype("<i4").tobytes()
             gains = table.gains.astype("<f4").tobytes()
             rows.append((transcript, pairs, gains, _digest(pairs, gains)))
-        with self._errors(), self._db:
+        with _errors(self.path), self._db:
             self._db.executemany("INSERT OR REPLACE INTO labels VALUES (?, ?, ?, ?)", rows)
 
     def __len__(self) -> int:
         """Return the number of transcripts."""
-        with self._errors():
+        with _errors(self.path):
             return int(self._db.execute("SELECT COUNT(*) FROM labels").fetchone()[0])
 
     def close(self) -> None:
         """Close the file."""
         self._db.close()
 
-    def _errors(self) -> Any:
-        return _Errors(self.path)
 
-
-class _Errors:
-    """Turns what SQLite raises into one clear line."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, sqlite3.Error):
-            raise StmError(
-                f"{self.path} cannot be used as a file of labels ({error}); expected one that `stm-rl label` wrote, "
-                "or a path where none is"
-            ) from error
+@contextmanager
+def _errors(path: Path) -> Iterator[None]:
+    """Turn what SQLite raises into one clear line."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise StmError(
+            f"{path} cannot be used as a file of labels ({error}); expected one that `stm-rl label` wrote, "
+            "or a path where none is"
+        ) from error
 
 
 def _digest(pairs: bytes, gains: bytes) -> bytes:

@@ -15,6 +15,7 @@ from stm_rl_agents.network import PointerNetwork
 CROSS_ENTROPY, REGRET = LOSSES = ("cross-entropy", "regret")
 COST = 0.05
 """Nats that a write or a read must be worth: about what environments charge; what changes nothing is left out."""
+UNSAID = "demonstrations do not say what other actions would have been worth; use the loss cross-entropy"
 MOST_ORDERED = 4
 """Most reads whose order is left to the learner; of more, the order of the expert counts."""
 
@@ -80,7 +81,7 @@ def regret(log_probs: Tensor, batch: Batch) -> Tensor:
         StmError: The lessons say only what was done.
     """
     if "write" not in batch:
-        raise StmError("demonstrations do not say what other actions would have been worth; use the loss cross-entropy")
+        raise StmError(UNSAID)
     probabilities = log_probs.exp()[:, :, 1:]
     write = (probabilities[:, 0] * (batch["write"][:, 1:] - COST)).sum(-1)
     kept = 1 - probabilities[:, 0]

@@ -18,6 +18,7 @@ from stm_rl_agents.demonstrations import Demonstrations
 from stm_rl_agents.imitation.clone import fit
 from stm_rl_agents.imitation.expert import HindsightExpert
 from stm_rl_agents.imitation.lessons import Lessons, collect
+from stm_rl_agents.imitation.losses import CROSS_ENTROPY, UNSAID
 from stm_rl_agents.imitation.settings import BC, ImitationSettings
 from stm_rl_agents.network import PointerNetwork
 from stm_rl_agents.policy import PolicyAgent
@@ -26,6 +27,7 @@ from stm_rl_envs.vector import MemoryVectorEnv
 
 HELD_OUT = 50
 """Most episodes that are held out."""
+_ASKS = "method {} has to ask the expert in states of the learner's own; use method bc"
 OnProgress = Callable[[dict[str, Any]], None]
 
 
@@ -55,16 +57,9 @@ class ImitationTrainer:
         on_progress: OnProgress = lambda row: None,
     ) -> None:
         if expert is None and (demonstrations is None or settings.method != BC):
-            raise StmError(
-                f"method {settings.method} has to ask the expert in states of the learner's own; use method bc"
-            )
-        self.make_env, self.lesson_env, self.expert, self.settings, self.run = (
-            make_env,
-            lesson_env,
-            expert,
-            settings,
-            run,
-        )
+            raise StmError(_ASKS.format(settings.method))
+        self.make_env, self.lesson_env = make_env, lesson_env
+        self.expert, self.settings, self.run = expert, settings, run
         self.demonstrations, self.on_progress = demonstrations, on_progress
         self.best = -np.inf
         self.done = 0
@@ -98,6 +93,8 @@ class ImitationTrainer:
         settings = self.settings
         start = time.monotonic() - self.seconds
         rounds = 1 if settings.method == BC else 1 + settings.rounds
+        if self.done >= rounds:
+            return PolicyAgent.load(self.run.folder)
         for number in range(rounds):
             self._collect(number)
             if number < self.done:
@@ -195,6 +192,27 @@ class ImitationTrainer:
                 state = json.loads(path.read_text(encoding="utf-8"))
                 self.done, self.best, self.seconds = int(state["done"]), float(state["best"]), float(state["seconds"])
         self.run.forget_after(self.done - 1, "round")
+
+
+def check_learnable(settings: ImitationSettings, transcripts: int, demonstrations: Demonstrations | None) -> None:
+    """Check, before anything is written, that there is enough to learn from, and that it says what has to be known.
+
+    Args:
+        settings: How a policy is cloned.
+        transcripts: Transcripts there are.
+        demonstrations: What is learned from instead, if anything.
+
+    Raises:
+        StmError: It cannot be learned from.
+    """
+    if demonstrations is None:
+        _parted(range(min(settings.transcripts, transcripts)))
+        return
+    if settings.method != BC:
+        raise StmError(_ASKS.format(settings.method))
+    if settings.loss != CROSS_ENTROPY:
+        raise StmError(UNSAID)
+    _parted(demonstrations.episodes)
 
 
 def _parted(items: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
