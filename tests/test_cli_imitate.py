@@ -147,6 +147,9 @@ def test_labels_are_shared_and_say_what_they_are(cli: Cli, tmp_path: Path) -> No
     with sqlite3.connect("labels.sqlite") as file:
         file.execute("UPDATE card SET value = ?", (card,))
     file.close()
+    nothing = cli("label", "chats.jsonl", "--out", "other.sqlite", "--noise-level", 99)
+    assert "only 0.00% of steps gain more than noise" in nothing.err
+    assert "--signal text" in nothing.err
     other = cli("label", "chats.jsonl", "--out", "labels.sqlite", "--prefilter", "none")
     assert other.code == 2
     assert "prefilter 'words' instead of 'none'" in other.err

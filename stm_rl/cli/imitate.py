@@ -18,6 +18,7 @@ from stm_rl.cli.task import NO_LM, Task, TaskRequest, make_task
 from stm_rl.errors import StmError
 from stm_rl.files import reading
 from stm_rl.labels import LabelStore
+from stm_rl.labels.statistics import label_statistics, warning
 from stm_rl.memory_tools import tool_mapping, tool_script
 from stm_rl.readers.split import split_transcripts
 from stm_rl.rewards import as_reward
@@ -169,6 +170,9 @@ def _label(task: Task, labels: Labels, store: Path, settings: ImitationSettings)
     items = prepared(task, "train", settings.transcripts)
     label_all(labels, items)
     say(f"labels: {len(items)} transcripts, {labeller.scored} pairs scored, kept in {store}")
+    tables = labeller.label(items)
+    if warned := warning(label_statistics(items, tables, labeller.prepare.window, labels.source.level)):
+        say(f"stm-rl: {warned}")
 
 
 def _train(

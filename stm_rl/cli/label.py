@@ -16,7 +16,7 @@ from stm_rl.cli.labels import LabelOptions, label_all, make_labels, prepared
 from stm_rl.cli.task import TaskRequest, make_task
 from stm_rl.files import write_json
 from stm_rl.labels import TextLabels
-from stm_rl.labels.statistics import label_statistics, prefilter_recall
+from stm_rl.labels.statistics import label_statistics, prefilter_recall, warning
 from stm_rl.rewards import as_reward
 
 
@@ -55,6 +55,8 @@ def run_label(request: LabelRequest, *, out: Path, report: Path | None, as_json:
         if request.options.prefilter != "none":
             found["prefilter"] = prefilter_recall(labels.labeller, items, labels.source.level, settings.reads)
     found["statistics"] = label_statistics(items, tables, settings.window, labels.source.level)
+    if labels.labeller is not None and (warned := warning(found["statistics"])):
+        print(f"stm-rl: {warned}", file=sys.stderr)
     if report is not None:
         write_json(report, found)
     if as_json:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from stm_rl.labels.pairs import PairSettings
 from stm_rl.labels.table import GainTable
 from stm_rl.prepare import Prepared
 
+RARE = 0.01
+"""Share of steps below which labels are too rare to learn from."""
 SAMPLED = 10
 """Transcripts of which all pairs are scored, to see what a prefilter misses."""
 
@@ -48,6 +50,17 @@ def label_statistics(
         "turns_worth_keeping": round(kept / turns, 4),
         "distance": quantiles,
     }
+
+
+def warning(statistics: Mapping[str, Any]) -> str | None:
+    """Return what to say if labels are too rare to learn from."""
+    share = statistics["steps_that_gain"]
+    if share >= RARE:
+        return None
+    return (
+        f"only {share:.2%} of steps gain more than noise: this language model says little about what to remember in "
+        "these transcripts; take one that knows their language (--lm), or labels from the text alone (--signal text)"
+    )
 
 
 def _outside(table: GainTable, window: int) -> GainTable:
