@@ -4,8 +4,9 @@
     python scripts/bench_labels.py
     python scripts/bench_labels.py --env stm_rl/Story-v0 --transcripts 20 --lm Qwen/Qwen3-0.6B --device cuda --json
 
-Both label the same pairs, in turns, so that a machine that slows down slows both. The plain loop asks the model twice a
-pair: with the turn read, and without. Also: which share of pairs and of gain each prefilter keeps.
+Both work on the same transcripts, in turns, so that a machine that slows down slows both; the plain loop takes pairs
+spread evenly over one of them. It keeps no score and asks the model twice a pair: with the turn read, and without.
+Also: which share of pairs and of gain each prefilter keeps.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import torch
 
 import stm_rl  # noqa: F401 (registers the environments)
@@ -56,7 +58,9 @@ def measure(env_id: str, transcripts: int, lm: str, device: str) -> dict[str, An
         start = time.perf_counter()
         counts["batched"] += sum(map(len, everything.label(chunk)))
         seconds["batched"] += time.perf_counter() - start
-        pairs = pairs_of(chunk[0], prepare.window, PairSettings())[:PLAIN_PAIRS].tolist()
+        found = pairs_of(chunk[0], prepare.window, PairSettings())
+        chosen = np.unique(np.linspace(0, len(found) - 1, PLAIN_PAIRS).astype(int))
+        pairs = found[chosen].tolist()
         counts["plain"] += len(pairs)
         seconds["plain"] += plain_seconds(prepare, chunk[0], pairs)
     speed = {name: counts[name] / seconds[name] for name in seconds}

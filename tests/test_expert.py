@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from functools import cache
 from itertools import combinations
 
@@ -10,9 +11,10 @@ import pytest
 from helpers import numbered
 from numpy.typing import NDArray
 
-from stm_rl import StmError
+from stm_rl import StmError, Transcript, Turn
+from stm_rl.evaluation.recall_optimum import _numbered, most_held
 from stm_rl.labels import GainTable, Values
-from stm_rl_agents import heuristics
+from stm_rl_agents import Agent, heuristics
 from stm_rl_agents.imitation.expert import FLOOR, HindsightExpert
 from stm_rl_envs import MemorySettings, MemoryVectorEnv
 
@@ -61,11 +63,16 @@ def played(table: GainTable, slots: int, reads: int, gamma: float = 0.98) -> flo
     return total
 
 
-def an_env(count: int, slots: int, reads: int) -> MemoryVectorEnv:
+def an_env(count: int, slots: int, reads: int, *transcripts: Transcript) -> MemoryVectorEnv:
     settings = MemorySettings(slots=slots, window=WINDOW, reads=reads)
-    transcripts = [numbered(T)]
     return MemoryVectorEnv(
-        count, transcripts, settings=settings, lm=None, reward={"write_cost": 1.0}, encoder="words", autoreset=False
+        count,
+        transcripts or [numbered(T)],
+        settings=settings,
+        lm=None,
+        reward={"write_cost": 1.0},
+        encoder="words",
+        autoreset=False,
     )
 
 
@@ -79,8 +86,20 @@ def test_the_greedy_expert_is_close_to_the_exact_optimum() -> None:
         assert got <= most + 1e-4
         if most:
             ratios.append(got / most)
-    assert np.mean(ratios) >= 0.95
-    assert np.mean(np.array(ratios) > 1 - 1e-6) >= 0.6
+    assert np.mean(ratios) >= 0.97  # 300 other tables: 0.986, and all of it in 0.92 of them
+    assert np.mean(np.array(ratios) > 1 - 1e-6) >= 0.8
+
+
+def test_the_dynamic_programme_agrees_with_the_linear_one_of_the_recall_benchmark() -> None:
+    rng = np.random.default_rng(1)
+    for slots in (1, 2, 3):
+        for _ in range(8):
+            table = random_table(rng)
+            pairs = zip(table.turns.tolist(), table.steps.tolist(), table.gains.tolist(), strict=True)
+            wanted = sorted((step, [turn], Fraction(gain)) for turn, step, gain in pairs)
+            most = float(most_held(_numbered(wanted), slots))
+            assert exact(table, slots, reads=slots) == pytest.approx(most, abs=1e-5)
+            assert played(table, slots, reads=slots) <= most + 1e-4
 
 
 def expert_at(gains: list[tuple[int, int, float]], level: float = 0.5) -> HindsightExpert:
@@ -89,8 +108,10 @@ def expert_at(gains: list[tuple[int, int, float]], level: float = 0.5) -> Hindsi
     return HindsightExpert(lambda items: [Values.of(table, T, level=level, reads=2, gamma=0.98)] * len(items), level)
 
 
-def play(expert: HindsightExpert, slots: int = 2, reads: int = 2) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    env = an_env(1, slots, reads)
+def play(
+    expert: HindsightExpert, slots: int = 2, reads: int = 2, *transcripts: Transcript
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    env = an_env(1, slots, reads, *transcripts)
     expert.start(env)
     observation, _ = env.reset(seed=0)
     actions, stakes = [], []
@@ -125,13 +146,64 @@ def test_gains_below_the_level_are_neither_written_nor_read_for() -> None:
     assert not actions.any()
 
 
+def test_without_noise_it_still_reads_only_what_gains() -> None:
+    actions, _ = play(expert_at([(0, 5, 1.0), (1, 8, 1.0)], level=0.0))
+    assert np.argwhere(actions[:, 1:] > 0)[:, 0].tolist() == [5, 8]
+    assert (actions[:, 1:] > 0).sum() == 2
+
+
+def test_what_it_supersedes_it_does_not_read() -> None:
+    actions, _ = play(expert_at([(0, 4, 1.0), (4, 7, 5.0)]), slots=1)
+    assert actions[4].tolist() == [1, 0, 0]
+    assert actions[7].tolist() == [0, 1, 0]
+
+
+def test_what_the_window_shows_is_not_read() -> None:
+    actions, _ = play(expert_at([(3, 4, 2.0), (3, 6, 1.0)]))
+    assert actions[3, 0] > 0
+    assert np.argwhere(actions[:, 1:] > 0)[:, 0].tolist() == [6]
+
+
+def test_turns_that_may_not_be_written_are_not() -> None:
+    turns = tuple(Turn(f"word{i}", "a", {"writable": i != 1}) for i in range(T))
+    actions, stakes = play(expert_at([(1, 5, 3.0), (3, 8, 2.0)]), 2, 2, Transcript(turns))
+    assert np.flatnonzero(actions[:, 0]).tolist() == [3]
+    assert stakes[1, 0] == np.float32(FLOOR)
+
+
+@pytest.mark.parametrize(("slots", "reads"), [(1, 1), (2, 5), (5, 2)])
+def test_every_part_of_an_action_has_a_stake(slots: int, reads: int) -> None:
+    expert = expert_at([(0, 5, 3.0), (1, 5, 2.0), (2, 7, 2.0)])
+    actions, stakes = play(expert, slots, reads)
+    assert actions.shape == stakes.shape == (T - 1, 1 + reads)
+    assert stakes.dtype == np.float32
+    assert (stakes >= np.float32(FLOOR)).all()
+
+
+def test_episodes_that_are_over_ask_for_nothing() -> None:
+    expert = expert_at([(0, 5, 3.0)])
+    env = an_env(2, 2, 2, numbered(4, "short"), numbered(T))
+    expert.start(env)
+    observation, _ = env.reset(options={"transcripts": [0, 1]})
+    while not env.resting[0]:
+        observation, *_ = env.step(expert.act(observation, env.action_masks()))
+    advice = expert.advise()
+    assert not advice.write[0].any()
+    assert not advice.read[0].any()
+    while not env.resting.all():
+        actions = expert.act(observation, env.action_masks())
+        assert not actions[0].any()
+        observation, *_ = env.step(actions)
+    assert env.episodes.memory.turn[1].tolist() == [0, -1]
+
+
 def test_it_can_be_asked_in_states_that_others_got_into() -> None:
     values = Values.of(random_table(np.random.default_rng(5)), T, level=0.5, reads=2, gamma=0.98)
     expert = HindsightExpert(lambda items: [values] * len(items), level=0.5)
     env = an_env(4, 2, 2)
     expert.start(env)
     observation, _ = env.reset(seed=0)
-    other = next(agent for agent in heuristics(0) if agent.name == "random")
+    other: Agent = next(agent for agent in heuristics(0) if agent.name == "random")
     for step in range(T - 1):
         masks = env.action_masks()
         advice = expert.advise()
