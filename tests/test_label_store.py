@@ -129,6 +129,12 @@ def test_a_folder_and_another_database_are_errors(tmp_path: Path) -> None:
         store.get(b"a")
 
 
+def ask(path: Path) -> GainTable | None:
+    store = LabelStore(path)
+    store.claim(KEY)
+    return store.get(bytes([49]))
+
+
 def test_a_file_cut_short_is_an_error(tmp_path: Path) -> None:
     store = LabelStore(tmp_path / "labels")
     store.claim(KEY)
@@ -137,9 +143,7 @@ def test_a_file_cut_short_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "labels"
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(StmError, match="cannot be used as a file of labels"):
-        store = LabelStore(path)
-        store.claim(KEY)
-        store.get(bytes([49]))
+        ask(path)
 
 
 def test_a_file_that_is_no_database_is_an_error_and_stays_as_it_is(tmp_path: Path) -> None:

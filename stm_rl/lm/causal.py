@@ -7,23 +7,19 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
+from transformers import AutoModelForCausalLM
 
 from stm_rl.errors import StmError
+from stm_rl.lm.loading import EMBEDDED, load_pretrained, weights_hash
 
 logger = logging.getLogger(__name__)
 
-EMBEDDED = "tiny"
-"""Name of the model that ships with the package."""
 UNSTATED_LENGTH = 2048
 """Context length of models that state none, such as those without position embeddings."""
 
@@ -90,24 +86,7 @@ class CausalLM:
         Raises:
             StmError: The model cannot be found or read, or the device or dtype is unknown.
         """
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        torch_dtype = getattr(torch, dtype, None)
-        if not isinstance(torch_dtype, torch.dtype):
-            raise StmError(f"dtype is {dtype!r}; expected a torch dtype such as float32 or bfloat16")
-        source = Path(__file__).parent / EMBEDDED if str(name) == EMBEDDED else name
-        if source != name:
-            transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar for a file of 2 MB is noise
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(source)
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=torch_dtype, use_safetensors=True)
-            model = model.to(device)  # type: ignore[arg-type]
-        except (OSError, ValueError, RuntimeError, AssertionError, SafetensorError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise StmError(
-                f"cannot load the language model {str(name)!r} ({reason}); give {EMBEDDED!r} for the embedded "
-                "model, a folder with config.json, tokenizer.json and model.safetensors, or a Hugging Face id"
-            ) from error
+        model, tokenizer = load_pretrained(AutoModelForCausalLM, name, device, dtype)
         return cls(model, tokenizer, str(name), batch_tokens)
 
     def score(self, contexts: Sequence[str], targets: Sequence[str]) -> NDArray[np.float64]:
@@ -177,11 +156,8 @@ class CausalLM:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Short hash of the weights: the first numbers of every parameter."""
-        digest = blake2b(digest_size=4)
-        for name, value in sorted(self.model.state_dict().items()):
-            digest.update(name.encode() + value.flatten()[:1024].float().cpu().numpy().tobytes())
-        return digest.hexdigest()
+        """Short hash of the weights; see :func:`stm_rl.lm.loading.weights_hash`."""
+        return weights_hash(self.model)
 
     @property
     def _pad_id(self) -> int:
