@@ -42,8 +42,10 @@ def naive_score(lm: CausalLM, context: str, target: str) -> float:
     first = next(i for i, (start, end) in enumerate(spans) if start <= begin < end)
     if first == 0:
         ids, first = [lm.tokenizer.eos_token_id, *ids], 1
-    first -= max(0, len(ids) - lm.max_tokens)
-    ids = torch.tensor(ids[-lm.max_tokens :])
+    begin_tokens = ids[:1] if ids[0] == lm.tokenizer.bos_token_id and len(ids) - first < lm.max_tokens else []
+    kept = [*begin_tokens, *ids[len(begin_tokens) :][-(lm.max_tokens - len(begin_tokens)) :]]
+    first -= len(ids) - len(kept)
+    ids = torch.tensor(kept)
     with torch.no_grad():
         logits = lm.model(ids[None], use_cache=False).logits[0].double()
     steps = torch.log_softmax(logits, -1)[:-1].gather(1, ids[1:, None])[:, 0]
@@ -186,6 +188,152 @@ def test_model_that_scales_its_logits_is_scored_with_them(rotary_folder: Path) -
     expected = [naive_score(lm, c, t) for c, t in zip(contexts, targets, strict=True)]
     np.testing.assert_allclose(scores, expected, atol=1e-4)
     assert (abs(scores - plain.score(contexts, targets)) > 0.01).all()
+
+
+# What is not computed twice.
+
+
+def widths(lm: CausalLM) -> tuple[list[tuple[int, ...]], Any]:
+    """Return the shapes of the batches put through a model from now on, and what ends that."""
+    shapes: list[tuple[int, ...]] = []
+    hook = lm.model.base_model.register_forward_pre_hook(
+        lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    return shapes, hook
+
+
+@pytest.mark.parametrize("name", MODELS)
+@settings(max_examples=25)
+@given(data=st.data())
+def test_common_beginnings_change_no_score(models: dict[str, CausalLM], name: str, data: st.DataObject) -> None:
+    plain = models[name]
+    lm = CausalLM(plain.model, plain.tokenizer, "reuses", batch_tokens=data.draw(st.sampled_from([2, 20, 60])))
+    lines = ["user: the kite is at the harbor\n", "> Anna\n", "assistant: 42\n", "the kite, the harbor, Anna\n"]
+    context = st.lists(st.sampled_from(lines), max_size=4).map("".join)
+    batch = data.draw(st.lists(st.tuples(context, st.sampled_from(lines[:3])), min_size=1, max_size=8))
+    scores = lm.score([context for context, _ in batch], [target for _, target in batch])
+    np.testing.assert_allclose(scores, [naive_score(lm, *pair) for pair in batch], atol=1e-4, rtol=1e-5)
+
+
+def test_targets_in_one_text_take_one_pass(model: CausalLM) -> None:
+    lm = CausalLM(model.model, model.tokenizer, "whole", batch_tokens=1000)
+    turns = [" the kite\n", " the harbor\n", " Anna\n", " 42\n"]
+    contexts = ["user:" + "".join(turns[:i]) for i in range(4)]
+    shapes, hook = widths(lm)
+    scores = lm.score(contexts, turns)
+    hook.remove()
+    assert [height for height, _ in shapes] == [1]
+    assert lm.reused > lm.tokens / 2
+    np.testing.assert_allclose(scores, [naive_score(lm, c, t) for c, t in zip(contexts, turns, strict=True)], atol=1e-4)
+
+
+def test_a_long_beginning_is_put_through_the_model_once(model: CausalLM) -> None:
+    lm = CausalLM(model.model, model.tokenizer, "long", batch_tokens=100)
+    header = "user: the kite is at the harbor, Anna. " * 2
+    contexts = [f"{header}{name}:" for name in ("Anna", "kite", "harbor", "42", "user")]
+    targets = [" the harbor"] * 5
+    shapes, hook = widths(lm)
+    scores = lm.score(contexts, targets)
+    hook.remove()
+    (first, rest) = shapes
+    assert first[0] == 1
+    assert rest[0] == 5
+    assert rest[1] < first[1] / 2
+    assert lm.reused == 4 * first[1]
+    np.testing.assert_allclose(
+        scores, [naive_score(lm, c, t) for c, t in zip(contexts, targets, strict=True)], atol=1e-4
+    )
+    other = CausalLM(model.model, model.tokenizer, "short", batch_tokens=10_000)
+    np.testing.assert_allclose(other.score(contexts, targets), scores, atol=1e-4)
+    assert other.reused == 0  # would save less than half a batch
+
+
+def test_tokens_and_padding_are_counted(model: CausalLM) -> None:
+    lm = CausalLM(model.model, model.tokenizer, "counts", batch_tokens=1000)
+    contexts, targets = ["Anna", "the kite is at the"], [" harbor", " 42"]
+    lm.score(contexts, targets)
+    lengths = [len(ids) for ids, _ in lm.text.encode(contexts, targets)]
+    assert lm.tokens == sum(lengths)
+    assert lm.padding == max(lengths) - min(lengths)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_change_no_score(model: CausalLM, threads: int) -> None:
+    lm = CausalLM(model.model, model.tokenizer, "threads", batch_tokens=60)
+    contexts, targets = ["the kite " * (i % 9) for i in range(30)], [f" harbor {i}" for i in range(30)]
+    scores = lm.score(contexts, targets)
+    vectors = lm.embed(contexts)
+    torch.set_num_threads(threads)
+    try:
+        np.testing.assert_allclose(lm.score(contexts, targets), scores, atol=1e-4)
+        np.testing.assert_allclose(lm.embed(contexts), vectors, atol=1e-4)
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_a_model_that_runs_out_of_memory_goes_on_with_smaller_batches(
+    rotary_folder: Path, models: dict[str, CausalLM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = CausalLM.load(rotary_folder, batch_tokens=1000)
+    forward = lm.model.model.forward
+
+    def short(**kwargs: Any) -> Any:
+        if kwargs["input_ids"].numel() > 40:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(**kwargs)
+
+    monkeypatch.setattr(lm.model.model, "forward", short)
+    contexts, targets = ["the kite " * (i % 3) for i in range(12)], [f" harbor {i}" for i in range(12)]
+    np.testing.assert_allclose(lm.score(contexts, targets), models["rotary"].score(contexts, targets), atol=1e-4)
+    assert lm.batch_tokens < 1000
+    np.testing.assert_allclose(lm.embed(contexts[:3]), models["rotary"].embed(contexts[:3]), atol=1e-4)
+    with pytest.raises(StmError, match="not enough memory for a single context"):
+        lm.score(["Anna " * 40], [" harbor"])
+
+
+def test_compiled_models_get_few_shapes_and_the_same_scores(
+    rotary_folder: Path, models: dict[str, CausalLM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda model, **_: model)
+    lm = CausalLM.load(rotary_folder, batch_tokens=256, compile=True)
+    shapes, hook = widths(lm)
+    for count in range(1, 20):
+        contexts, targets = ["the kite " * (i % 8) for i in range(count)], [f" harbor {i}" for i in range(count)]
+        np.testing.assert_allclose(lm.score(contexts, targets), models["rotary"].score(contexts, targets), atol=1e-4)
+        np.testing.assert_allclose(lm.embed(contexts), models["rotary"].embed(contexts), atol=1e-4)
+    hook.remove()
+    assert len(set(shapes)) <= 10
+    assert {width for _, width in shapes} <= {32, 48, 64, 96}
+    assert all(height * width <= 256 or height == 2 for height, width in shapes)
+
+
+@pytest.mark.slow
+def test_a_compiled_model_scores_the_same(models: dict[str, CausalLM], rotary_folder: Path) -> None:
+    lm = CausalLM.load(rotary_folder, compile=True)
+    contexts, targets = ["the kite " * (i % 8) for i in range(20)], [f" harbor {i}" for i in range(20)]
+    np.testing.assert_allclose(lm.score(contexts, targets), models["rotary"].score(contexts, targets), atol=1e-4)
+
+
+def test_cache_key_tells_models_tokenizers_and_dtypes_apart(
+    models: dict[str, CausalLM], rotary_folder: Path, tmp_path: Path
+) -> None:
+    lm = models["rotary"]
+    assert CausalLM.load(rotary_folder).cache_key == lm.cache_key
+    shutil.copytree(rotary_folder, tmp_path / "other")
+    tokenizer = (tmp_path / "other" / "tokenizer.json").read_text()
+    (tmp_path / "other" / "tokenizer.json").write_text(
+        tokenizer.replace('"normalizer": null', '"normalizer": {"type": "NFC"}')
+    )
+    tuned = CausalLM.load(rotary_folder)
+    with torch.no_grad():
+        tuned.model.model.layers[1].mlp.down_proj.weight[-1, -1] += 1e-3  # one number
+    others = [
+        models["absolute"],
+        CausalLM.load(rotary_folder, dtype="bfloat16"),
+        CausalLM.load(tmp_path / "other"),
+        tuned,
+    ]
+    assert len({lm.cache_key, *(other.cache_key for other in others)}) == 5
 
 
 # Loading.
@@ -385,7 +533,7 @@ def test_embedded_model_gains_from_the_turn_that_holds_the_answer() -> None:
 
 def test_tokenizing_line_by_line_changes_nothing() -> None:
     lm = CausalLM.load()
-    assert lm._lines_stand_alone
+    assert lm.text._lines_stand_alone
     contexts = [
         "",
         "user:",
@@ -395,5 +543,5 @@ def test_tokenizing_line_by_line_changes_nothing() -> None:
         "tab\there\n\x0c\nA:",
     ]
     targets = [" At the mill.", "x", " two\nlines", " \u00e9\u00e8", " 42", " ok"]
-    expected = [(list(ids), count) for ids, count in lm._encode_whole(contexts, targets)]
-    assert [(list(ids), count) for ids, count in lm._encode_lines(contexts, targets)] == expected
+    expected = [(list(ids), count) for ids, count in lm.text._encode_whole(contexts, targets)]
+    assert [(list(ids), count) for ids, count in lm.text._encode_lines(contexts, targets)] == expected

@@ -1,7 +1,8 @@
 """Language models: the protocol, the Hugging Face backend, the scoring engine and the embedded model."""
 
-from stm_rl.lm.causal import EMBEDDED, CausalLM
+from stm_rl.lm.causal import CausalLM
 from stm_rl.lm.engine import ScoringEngine
+from stm_rl.lm.loading import EMBEDDED
 from stm_rl.lm.prompt import PromptFormat
 from stm_rl.lm.protocol import LanguageModel
 from stm_rl.lm.shared import as_engine, load_engine

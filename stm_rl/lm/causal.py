@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-import itertools
-import json
-import logging
-from collections.abc import Iterator, Sequence
-from functools import cached_property, lru_cache
+import inspect
+from collections.abc import Sequence
+from copy import deepcopy
+from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, DynamicCache
 
 from stm_rl.errors import StmError
+from stm_rl.lm.batching import Family, Row, bucket, families, lay_out, merged, packed
+from stm_rl.lm.forward import Budget, Workers
 from stm_rl.lm.loading import EMBEDDED, load_pretrained, weights_hash
+from stm_rl.lm.tokens import PairTokenizer
 
-logger = logging.getLogger(__name__)
+HEAD_NUMBERS = {"cpu": 2**22}
+"""Most logits at once, by device type."""
+MOST_HEAD_NUMBERS = 2**27
+PROBE_TOKENS = 2048
+"""Tokens of the pass that measures memory."""
 
-UNSTATED_LENGTH = 2048
-"""Context length of models that state none, such as those without position embeddings."""
+Scored = tuple[NDArray[np.int64], torch.Tensor]
+"""The requests that scored tokens belong to, and the log-likelihoods of the tokens."""
 
 
 class CausalLM:
@@ -29,15 +36,21 @@ class CausalLM:
 
     Scoring pads on the right and passes no attention mask. Under a causal mask no token can see the
     padding after it, and positions count from the first real token, so the result is exact for
-    rotary and for absolute positions alike.
+    rotary and for absolute positions alike. Logits are computed only where a target is. A sequence that another
+    begins with is scored within it, and tokens that many sequences begin with are put through the model once (their
+    keys and values are kept) where that saves at least half a batch.
 
     Attributes:
         id: The name or path it was loaded from.
         max_tokens: Length of the model's context.
-        truncated: How many contexts have lost their oldest tokens so far because they did not fit.
+        tokens: Tokens put through the model for scores so far, without padding.
+        padding: Padding tokens so far.
+        reused: Tokens that needed no computing since they are those of another request.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, id: str, batch_tokens: int | None = None) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, id: str, batch_tokens: int | None = None, compile: bool = False
+    ) -> None:
         """Wrap a loaded model.
 
         Args:
@@ -45,24 +58,24 @@ class CausalLM:
             tokenizer: Its fast tokenizer.
             id: Name that identifies the model.
             batch_tokens: Most tokens, padding included, in one forward pass. By default 1,024 on a CPU, where
-                larger batches leave the cache and run slower, and 16,384 elsewhere.
+                larger batches leave the cache and run slower; on a GPU by its free memory.
+            compile: Compile the model with ``torch.compile`` (CUDA graphs on a GPU). Batches then have a few fixed
+                shapes; the first pass of each takes seconds to minutes.
         """
-        if not getattr(tokenizer, "is_fast", False):
-            raise StmError(f"model {id} has only a slow tokenizer; stm-rl needs a fast one (a tokenizer.json file)")
+        self.text = PairTokenizer(tokenizer, id, getattr(model.config, "max_position_embeddings", None))
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.id = id
-        self.batch_tokens = batch_tokens or (1024 if model.device.type == "cpu" else 16_384)
-        tokenizer.backend_tokenizer.no_padding()  # a tokenizer file may ask for either
-        tokenizer.backend_tokenizer.no_truncation()
-        limits = (getattr(model.config, "max_position_embeddings", None), tokenizer.model_max_length)
-        self.max_tokens = int(min((limit for limit in limits if limit and limit < 10**9), default=UNSTATED_LENGTH))
-        self.truncated = 0
-        self._line = lru_cache(maxsize=100_000)(self._tokenize_line)
-        self._last_line = lru_cache(maxsize=100_000)(self._tokenize_last_line)
-        self._prefix: list[int] = tokenizer.backend_tokenizer.encode("").ids
-        self._lines_stand_alone = self._check_lines()
+        self.max_tokens = self.text.max_tokens
+        self.tokens = self.padding = self.reused = 0
+        self.compiled = compile
+        self._budget = Budget(model.device, batch_tokens)
+        self._workers = Workers()
+        arguments = inspect.signature(model.base_model.forward).parameters  # transformers renamed one in 5.24
+        self._cache_argument = "cache" if "cache" in arguments else "past_key_values"
         self._plain_head = self._has_plain_head()
+        self._keeps_prefix = self._plain_head and self._can_keep_prefix()
+        self._base = self._compile() if compile else model.base_model
 
     @classmethod
     def load(
@@ -72,6 +85,7 @@ class CausalLM:
         device: str = "cpu",
         dtype: str = "float32",
         batch_tokens: int | None = None,
+        compile: bool = False,
     ) -> CausalLM:
         """Load a model from the Hugging Face Hub, a local folder, or the package.
 
@@ -82,12 +96,34 @@ class CausalLM:
             device: A torch device, or ``auto`` for a GPU if there is one.
             dtype: A torch dtype such as ``float32`` or ``bfloat16``.
             batch_tokens: Most tokens, padding included, in one forward pass; see the constructor.
+            compile: Compile the model; see the constructor.
 
         Raises:
             StmError: The model cannot be found or read, or the device or dtype is unknown.
         """
         model, tokenizer = load_pretrained(AutoModelForCausalLM, name, device, dtype)
-        return cls(model, tokenizer, str(name), batch_tokens)
+        return cls(model, tokenizer, str(name), batch_tokens, compile)
+
+    @property
+    def batch_tokens(self) -> int:
+        """Most tokens, padding included, in one forward pass."""
+        return self._budget.tokens
+
+    @property
+    def truncated(self) -> int:
+        """How many contexts have lost their oldest tokens so far because they did not fit."""
+        return self.text.truncated
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Short hash of the weights; see :func:`stm_rl.lm.loading.weights_hash`."""
+        return weights_hash(self.model)
+
+    @cached_property
+    def cache_key(self) -> str:
+        """What scores depend on besides the texts: weights, tokenizer and dtype."""
+        tokenizer = blake2b(self.tokenizer.backend_tokenizer.to_str().encode(), digest_size=8).hexdigest()
+        return f"causal {self.fingerprint} {tokenizer} {self.model.dtype}"
 
     def score(self, contexts: Sequence[str], targets: Sequence[str]) -> NDArray[np.float64]:
         """Return log p(target | context) in nats; see :class:`stm_rl.lm.protocol.LanguageModel`."""
@@ -95,10 +131,20 @@ class CausalLM:
             raise StmError(f"got {len(contexts)} contexts and {len(targets)} targets; expected as many of both")
         if not contexts:
             return np.zeros(0)
-        pairs = self._encode(contexts, targets)
-        scores = np.zeros(len(pairs))
-        for rows in self._packed([len(ids) for ids, _ in pairs]):
-            scores[rows] = self._score_batch([pairs[row] for row in rows])
+        pairs = self.text.encode(contexts, targets)
+        self._budget.measure(PROBE_TOKENS, self._probe)
+        rows = merged(pairs)
+        groups = families(rows, max(self.batch_tokens // 2, 1)) if self._keeps_prefix else [Family(0, rows)]
+        tasks = [
+            (family.shared, batch)
+            for family in groups
+            for batch in ([family.rows] if family.shared else self._batches(family.rows, 0))
+        ]
+        found = [scored for some in self._map(self._score_task, tasks) for scored in some]
+        self.reused += sum(len(ids) for ids, _ in pairs) - sum(len(row.ids) for row in rows)
+        owners = np.concatenate([owner for owner, _ in found])
+        values = torch.cat([value for _, value in found]).cpu().numpy()
+        scores: NDArray[np.float64] = np.bincount(owners, values, len(pairs))  # sums in double precision
         if not np.isfinite(scores).all():
             bad = int(np.flatnonzero(~np.isfinite(scores))[0])
             raise StmError(
@@ -109,38 +155,141 @@ class CausalLM:
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return the mean of the last hidden states of each text, shape ``(n, hidden size)``."""
+        vectors = np.zeros((len(texts), self.model.config.hidden_size), np.float32)
         if not texts:
-            return np.zeros((0, self.model.config.hidden_size), np.float32)
-        encoded = [ids[-self.max_tokens :] for ids in self.tokenizer(list(texts))["input_ids"]]
-        vectors = np.zeros((len(encoded), self.model.config.hidden_size), np.float32)
-        for rows in self._packed([len(ids) for ids in encoded]):
-            batch = [encoded[row] for row in rows]
-            ids, lengths = self._pad(batch)
-            with torch.inference_mode():
-                hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state.float()
-            keep = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
-            vectors[rows] = ((hidden * keep[..., None]).sum(1) / lengths[:, None]).cpu().numpy()
+            return vectors
+        rows = [Row(ids, []) for ids in self.text.texts(texts)]
+        self._budget.measure(PROBE_TOKENS, self._probe)
+        batches = packed([len(row.ids) for row in rows], self.batch_tokens, self._parts, self._width)
+        found = self._map(lambda batch: self._budget.run([rows[number] for number in batch], self._embed_rows), batches)
+        for batch, parts in zip(batches, found, strict=True):
+            vectors[batch] = torch.cat(parts).cpu().numpy()
         return vectors
 
     def generate(self, contexts: Sequence[str], max_new_tokens: int = 40) -> list[str]:
         """Continue each context greedily until the end of its line or ``max_new_tokens`` tokens."""
-        pad = self._pad_id
         room = self.max_tokens - max_new_tokens
         if room < 1 or max_new_tokens < 1:
             raise StmError(
                 f"max_new_tokens is {max_new_tokens}; expected 1 to {self.max_tokens - 1}, since model {self.id} "
                 f"reads at most {self.max_tokens} tokens"
             )
-        if not contexts:
-            return []
-        encoded = [ids[-room:] for ids in self.tokenizer(list(contexts))["input_ids"]]
+        encoded = self.text.texts(contexts, room)
+        texts = [""] * len(encoded)
+        for batch in packed([len(ids) + max_new_tokens for ids in encoded], 4 * self.batch_tokens):
+            parts = self._budget.run(batch, lambda rows: self._continue([encoded[row] for row in rows], max_new_tokens))
+            for row, text in zip(batch, [text for part in parts for text in part], strict=True):
+                texts[row] = text
+        return texts
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return how many tokens each text has, without special tokens."""
+        return self.text.count(texts)
+
+    # Batches.
+
+    @property
+    def _parts(self) -> int:
+        """How many batches run side by side."""
+        return torch.get_num_threads() if self.model.device.type == "cpu" else 1
+
+    def _map(self, work: Any, tasks: Sequence[Any]) -> list[Any]:
+        return self._workers.map(work, tasks) if self._parts > 1 else [work(task) for task in tasks]
+
+    def _width(self, length: int) -> int:
+        return bucket(length, 32) if self.compiled else length
+
+    def _height(self, rows: int, width: int) -> int:
+        """Return how many rows a batch has: those that fit, or the next of a few numbers."""
+        full = max(self.batch_tokens // width, 1)
+        return min(bucket(rows, 2), max(full, rows, 2)) if self.compiled else rows
+
+    def _batches(self, rows: Sequence[Row], skip: int) -> list[list[Row]]:
+        lengths = [len(row.ids) - skip for row in rows]
+        return [
+            [rows[number] for number in batch]
+            for batch in packed(lengths, self.batch_tokens, 1 if skip else self._parts, self._width)
+        ]
+
+    def _score_task(self, task: tuple[int, list[Row]]) -> list[Scored]:
+        shared, rows = task
+        if not shared:
+            return self._budget.run(rows, self._score_rows)
+        with torch.inference_mode():
+            prefix = torch.tensor([rows[0].ids[:shared]], device=self.model.device)
+            known = DynamicCache(config=self.model.config)
+            self._go_on(prefix, known)
+        self.tokens += shared
+        self.reused += shared * (len(rows) - 1)
+        found = []
+        for batch in self._batches(rows, shared):
+            found += self._budget.run(batch, lambda some: self._score_rows(some, shared, known))
+        return found
+
+    def _score_rows(self, rows: Sequence[Row], skip: int = 0, known: DynamicCache | None = None) -> Scored:
+        """Return the log-likelihoods of the targets in rows whose first ``skip`` tokens are ``known``."""
+        longest = max(len(row.ids) for row in rows) - skip
+        width = longest if skip else self._width(longest)
+        height = len(rows) if skip else self._height(len(rows), width)
+        batch = lay_out(rows, skip, height, width, self.text.pad_id)
+        real = sum(len(row.ids) - skip for row in rows)
+        self.tokens += real
+        self.padding += height * width - real
+        with torch.inference_mode():
+            ids, positions, labels = (self._move(array) for array in (batch.ids, batch.positions, batch.labels))
+            if not self._plain_head:
+                return batch.owners, self._full_head(ids, positions, labels)
+            if known is None:
+                hidden = self._base(input_ids=ids, use_cache=False).last_hidden_state
+            else:
+                hidden = self._go_on(ids, _repeated(known, height))
+            chosen = hidden.flatten(0, 1).index_select(0, positions)
+            head = self.model.get_output_embeddings()
+            size = max(HEAD_NUMBERS.get(ids.device.type, MOST_HEAD_NUMBERS) // self.model.config.vocab_size, 1)
+            parts = [
+                -torch.nn.functional.cross_entropy(head(some).float(), wanted, reduction="none")
+                for some, wanted in zip(torch.split(chosen, size), torch.split(labels, size), strict=True)
+            ]
+            return batch.owners, torch.cat(parts)
+
+    def _full_head(self, ids: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Return log-likelihoods of a model that does more to its logits than multiply by the output embedding."""
+        width = ids.shape[1]
+        first = int((positions % width).min())  # no logits are needed before this position
+        logits = self.model(input_ids=ids, use_cache=False, logits_to_keep=width - first).logits
+        chosen: torch.Tensor = logits[positions // width, positions % width - first].float()
+        return -torch.nn.functional.cross_entropy(chosen, labels, reduction="none")
+
+    def _go_on(self, ids: torch.Tensor, known: DynamicCache) -> torch.Tensor:
+        """Return the hidden states of tokens that follow those whose keys and values are ``known``, and add theirs."""
+        hidden: torch.Tensor = self.model.base_model(
+            input_ids=ids, use_cache=True, **{self._cache_argument: known}
+        ).last_hidden_state
+        return hidden
+
+    def _embed_rows(self, rows: Sequence[Row]) -> torch.Tensor:
+        lengths = np.array([len(row.ids) for row in rows], np.int64)
+        width = self._width(int(lengths.max()))
+        height = self._height(len(rows), width)
+        ids = np.full((height, width), self.text.pad_id, np.int64)
+        for number, row in enumerate(rows):
+            ids[number, : len(row.ids)] = row.ids
+        with torch.inference_mode():
+            states: torch.Tensor = self._base(input_ids=self._move(ids), use_cache=False).last_hidden_state
+            hidden = states[: len(rows)].float()
+            counts = self._move(lengths)[:, None]
+            keep = torch.arange(width, device=hidden.device) < counts
+            return (hidden * keep[..., None]).sum(1) / counts
+
+    def _continue(self, encoded: Sequence[list[int]], max_new_tokens: int) -> list[str]:
+        pad = self.text.pad_id
         width = max(len(ids) for ids in encoded)
-        ids = torch.tensor([[pad] * (width - len(ids)) + ids for ids in encoded], device=self.model.device)
-        mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in encoded], device=self.model.device)
+        ids = np.array([[pad] * (width - len(ids)) + ids for ids in encoded], np.int64)
+        mask = np.array([[0] * (width - len(ids)) + [1] * len(ids) for ids in encoded], np.int64)
         with torch.inference_mode():
             out = self.model.generate(
-                input_ids=ids,
-                attention_mask=mask,
+                input_ids=self._move(ids),
+                attention_mask=self._move(mask),
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 pad_token_id=pad,
@@ -150,126 +299,27 @@ class CausalLM:
         texts = self.tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
         return [text.split("\n")[0].strip() for text in texts]
 
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Return how many tokens each text has, without special tokens."""
-        return [len(ids) for ids in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+    def _move(self, array: NDArray[np.int64]) -> torch.Tensor:
+        """Return an array on the model's device; the copy to a GPU does not wait for what runs there."""
+        tensor = torch.from_numpy(array)
+        if self.model.device.type == "cuda":
+            return tensor.pin_memory().to(self.model.device, non_blocking=True)
+        return tensor.to(self.model.device)
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """Short hash of the weights; see :func:`stm_rl.lm.loading.weights_hash`."""
-        return weights_hash(self.model)
+    # What a model can do.
 
-    @property
-    def _pad_id(self) -> int:
-        for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
-            if token is not None:
-                return int(token)
-        return 0
+    def _compile(self) -> Any:
+        mode = "reduce-overhead" if self.model.device.type == "cuda" else None
+        return torch.compile(self.model.base_model, dynamic=True, mode=mode)
 
-    def _encode(self, contexts: Sequence[str], targets: Sequence[str]) -> list[tuple[list[int], int]]:
-        """Tokenize each context with its target; return the ids and how many of them are the target's.
+    def _probe(self) -> None:
+        """Run a pass of the size that memory is measured with."""
+        width = min(PROBE_TOKENS, self.max_tokens)
+        ids = [self.text.pad_id] * width
+        self._score_rows([Row(ids, [(width // 2, width, 0)])] * (PROBE_TOKENS // width))
 
-        Both are tokenized as one text, since a tokenizer may treat the start of a text in its own
-        way; the target's tokens begin with the one that holds its first letter.
-        """
-        encode = self._encode_lines if self._lines_stand_alone else self._encode_whole
-        start = self.tokenizer.bos_token_id
-        pairs = []
-        for (ids, count), target in zip(encode(contexts, targets), targets, strict=True):
-            if not count:
-                raise StmError(f"the target {target[:60]!r} has no tokens; expected some text to score")
-            if count == len(ids):  # an empty context, and a tokenizer that adds no start token
-                ids = [start if start is not None else self._pad_id, *ids]
-            if count + 1 > self.max_tokens:
-                raise StmError(
-                    f"the text {target[:60]!r} has {count} tokens but model {self.id} reads at most "
-                    f"{self.max_tokens}; split the turn or take a model with a longer context"
-                )
-            if len(ids) > self.max_tokens:
-                if not self.truncated:
-                    logger.warning(
-                        "a context of %d tokens exceeds the %d of model %s: its oldest tokens are left out "
-                        "(said once; the number is counted)", len(ids), self.max_tokens, self.id
-                    )  # fmt: skip
-                self.truncated += 1
-                ids = ids[-self.max_tokens :]
-            pairs.append((ids, count))
-        return pairs
-
-    def _encode_whole(self, contexts: Sequence[str], targets: Sequence[str]) -> Iterator[tuple[list[int], int]]:
-        """Yield the ids of each context with its target, and how many are the target's."""
-        texts = [context + target for context, target in zip(contexts, targets, strict=True)]
-        encodings = self.tokenizer.backend_tokenizer.encode_batch(texts)
-        for context, target, encoding in zip(contexts, targets, encodings, strict=True):
-            yield encoding.ids, _target_tokens(encoding, context, target)
-
-    def _encode_lines(self, contexts: Sequence[str], targets: Sequence[str]) -> Iterator[tuple[list[int], int]]:
-        """Do the same line by line; a turn's line is in many contexts but is tokenized once."""
-        for context, target in zip(contexts, targets, strict=True):
-            end = context.rfind("\n") + 1
-            last, count = self._last_line(context[end:], target)
-            lines = (self._line(text + "\n") for text in context[:end].split("\n")[:-1])
-            yield [*self._prefix, *itertools.chain.from_iterable(lines), *last], count
-
-    def _tokenize_line(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
-
-    def _tokenize_last_line(self, start: str, target: str) -> tuple[list[int], int]:
-        encoding = self.tokenizer.backend_tokenizer.encode(start + target, add_special_tokens=False)
-        return encoding.ids, _target_tokens(encoding, start, target)
-
-    def _check_lines(self) -> bool:
-        """Return whether a text's tokens are surely those of its lines.
-
-        They are if the tokenizer first splits at line breaks and changes nothing before that, and if all it
-        adds is a prefix.
-        """
-        backend = self.tokenizer.backend_tokenizer
-        parts = json.loads(backend.to_str())
-        first = ((parts["pre_tokenizer"] or {}).get("pretokenizers") or [{}])[0]
-        splits = first.get("pattern") == {"Regex": r"\n"} and first.get("behavior") == "Isolated"
-        adds_prefix = backend.encode("a").ids == [*self._prefix, *self._tokenize_line("a")]
-        return bool(splits and parts["normalizer"] is None and adds_prefix)
-
-    def _packed(self, lengths: list[int]) -> Iterator[list[int]]:
-        """Yield row numbers in groups of similar length, ``batch_tokens`` padded tokens at most."""
-        group: list[int] = []
-        for row in sorted(range(len(lengths)), key=lengths.__getitem__):
-            if group and (len(group) + 1) * lengths[row] > self.batch_tokens:
-                yield group
-                group = []
-            group.append(row)
-        yield group
-
-    def _pad(self, batch: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        width = max(len(ids) for ids in batch)
-        pad = self._pad_id
-        ids = torch.tensor([ids + [pad] * (width - len(ids)) for ids in batch], device=self.model.device)
-        return ids, torch.tensor([len(ids) for ids in batch], device=self.model.device)
-
-    def _score_batch(self, batch: list[tuple[list[int], int]]) -> NDArray[np.float64]:
-        ids, lengths = self._pad([ids for ids, _ in batch])
-        counts = torch.tensor([count for _, count in batch], device=ids.device)
-        with torch.inference_mode():
-            position = torch.arange(1, ids.shape[1], device=ids.device)
-            scored = (position >= (lengths - counts)[:, None]) & (position < lengths[:, None])
-            logits = self._logits(ids, scored)
-            losses = torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][scored], reduction="none")
-            values = torch.zeros(scored.shape, dtype=torch.float64, device=ids.device)
-            values[scored] = -losses.double()
-        return np.asarray(values.sum(1).cpu().numpy(), np.float64)
-
-    def _logits(self, ids: torch.Tensor, scored: torch.Tensor) -> torch.Tensor:
-        """Return the logits that predict the ``scored`` positions, shape ``(scored positions, vocabulary)``."""
-        if self._plain_head:
-            hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-            logits: torch.Tensor = self.model.get_output_embeddings()(hidden[:, :-1][scored])
-            return logits
-        first = int(scored.any(0).nonzero()[0, 0])  # no logits are needed before this position
-        keep = ids.shape[1] - first
-        logits = self.model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits
-        return logits[:, :-1][scored[:, first:]]
+    def _sample(self) -> torch.Tensor:
+        return torch.arange(min(8, self.model.config.vocab_size), device=self.model.device)[None]
 
     def _has_plain_head(self) -> bool:
         """Return whether logits are just the output embedding of the last hidden states.
@@ -280,13 +330,28 @@ class CausalLM:
         head = self.model.get_output_embeddings()
         if head is None:
             return False
-        ids = torch.arange(min(8, self.model.config.vocab_size), device=self.model.device)[None]
+        ids = self._sample()
         with torch.inference_mode():
             hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
             return bool(torch.equal(head(hidden), self.model(input_ids=ids, use_cache=False).logits))
 
+    def _can_keep_prefix(self) -> bool:
+        """Return whether the model goes on from keys and values that are kept; those with other states do not."""
+        ids = self._sample()
+        try:
+            with torch.inference_mode():
+                whole = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+                known = DynamicCache(config=self.model.config)
+                self._go_on(ids[:, :2], known)
+                rest = self._go_on(ids[:, 2:].repeat(2, 1), _repeated(known, 2))
+        except (TypeError, ValueError, AttributeError, RuntimeError, NotImplementedError):
+            return False
+        scale = float(whole.abs().max())
+        return bool(torch.allclose(whole[:, 2:].expand_as(rest), rest, atol=1e-2 * scale))
 
-def _target_tokens(encoding: Any, context: str, target: str) -> int:
-    """Return how many tokens of ``context + target`` are the target's: those from its first letter on."""
-    first = encoding.char_to_token(len(context) + len(target) - len(target.lstrip()))
-    return 0 if first is None else len(encoding.ids) - first
+
+def _repeated(known: DynamicCache, times: int) -> DynamicCache:
+    """Return a copy of the keys and values of one sequence for several; the original can be used again."""
+    cache = deepcopy(known)
+    cache.batch_repeat_interleave(times)
+    return cache

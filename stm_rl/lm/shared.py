@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import overload
 
-from stm_rl.lm.causal import EMBEDDED, CausalLM
+from stm_rl.lm.causal import CausalLM
 from stm_rl.lm.engine import ScoringEngine
+from stm_rl.lm.loading import EMBEDDED
 from stm_rl.lm.protocol import LanguageModel
 
 
