@@ -144,7 +144,7 @@ class CausalLM:
         self.reused += sum(len(ids) for ids, _ in pairs) - sum(len(row.ids) for row in rows)
         owners = np.concatenate([owner for owner, _ in found])
         values = torch.cat([value for _, value in found]).cpu().numpy()
-        scores: NDArray[np.float64] = np.bincount(owners, values, len(pairs))  # sums in double precision
+        scores = np.asarray(np.bincount(owners, values, len(pairs)), np.float64)  # sums in double precision
         if not np.isfinite(scores).all():
             bad = int(np.flatnonzero(~np.isfinite(scores))[0])
             raise StmError(

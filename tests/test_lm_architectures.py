@@ -1,0 +1,62 @@
+"""Scores of many architectures, batched and with common beginnings kept, against one plain forward pass each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from stm_rl.lm import CausalLM
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.2,
+}
+GROUPED = SIZES | {"num_key_value_heads": 2}
+BASIC = {"hidden_size": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.2}
+OPT = {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "word_embed_proj_dim": 32}
+
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "Qwen3": GROUPED | {"head_dim": 8},
+    "Mistral": GROUPED | {"sliding_window": 8},
+    "Gemma3Text": GROUPED | {"head_dim": 8, "sliding_window": 8},
+    "Gemma2": GROUPED | {"head_dim": 8, "sliding_window": 8},  # caps its logits
+    "Cohere": GROUPED,  # scales its logits
+    "Qwen3Moe": GROUPED | {"head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
+    "GPTNeoX": SIZES,
+    "OPT": OPT | {"max_position_embeddings": 128, "init_std": 0.2},
+    "Bloom": BASIC,  # no positions, but distances in its attention
+    "Falcon": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4},
+}
+
+
+def plain_score(lm: CausalLM, context: str, target: str) -> float:
+    ((ids, count),) = lm.text.encode([context], [target])
+    tokens = torch.tensor([ids])
+    with torch.no_grad():
+        values = lm.model(tokens, use_cache=False).logits[0].double().log_softmax(-1)
+    return float(values[:-1].gather(1, tokens[0, 1:, None])[-count:].sum())
+
+
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+def test_scores_are_those_of_plain_forward_passes(name: str, rotary_folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(rotary_folder)
+    special = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    config = getattr(transformers, f"{name}Config")(vocab_size=len(tokenizer), **special, **ARCHITECTURES[name])
+    torch.manual_seed(0)
+    lm = CausalLM(AutoModelForCausalLM.from_config(config), tokenizer, name, batch_tokens=100)
+    shared = "user: the kite is at the harbor, Anna. Where did I put the kite? "
+    contexts = [f"{shared}{speaker}:" for speaker in ("Anna", "kite", "harbor", "42")] + ["Anna", "the kite is", shared]
+    targets = [" the harbor"] * 6 + [" kite"]
+    expected = [plain_score(lm, context, target) for context, target in zip(contexts, targets, strict=True)]
+    np.testing.assert_allclose(lm.score(contexts, targets), expected, atol=1e-4)
+    assert (lm.reused > 0) == (name not in ("Gemma2", "Cohere"))  # their logits need the whole model
