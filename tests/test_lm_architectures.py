@@ -39,6 +39,15 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 
 
+def model_of(name: str, rotary_folder: Path) -> CausalLM:
+    """Return a random model of the architecture ``name``."""
+    tokenizer = AutoTokenizer.from_pretrained(rotary_folder)
+    special = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    config = getattr(transformers, f"{name}Config")(vocab_size=len(tokenizer), **special, **ARCHITECTURES[name])
+    torch.manual_seed(0)
+    return CausalLM(AutoModelForCausalLM.from_config(config), tokenizer, name, batch_tokens=100)
+
+
 def plain_score(lm: CausalLM, context: str, target: str) -> float:
     ((ids, count),) = lm.text.encode([context], [target])
     tokens = torch.tensor([ids])
@@ -49,14 +58,31 @@ def plain_score(lm: CausalLM, context: str, target: str) -> float:
 
 @pytest.mark.parametrize("name", list(ARCHITECTURES))
 def test_scores_are_those_of_plain_forward_passes(name: str, rotary_folder: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(rotary_folder)
-    special = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
-    config = getattr(transformers, f"{name}Config")(vocab_size=len(tokenizer), **special, **ARCHITECTURES[name])
-    torch.manual_seed(0)
-    lm = CausalLM(AutoModelForCausalLM.from_config(config), tokenizer, name, batch_tokens=100)
+    lm = model_of(name, rotary_folder)
     shared = "user: the kite is at the harbor, Anna. Where did I put the kite? "
     contexts = [f"{shared}{speaker}:" for speaker in ("Anna", "kite", "harbor", "42")] + ["Anna", "the kite is", shared]
     targets = [" the harbor"] * 6 + [" kite"]
     expected = [plain_score(lm, context, target) for context, target in zip(contexts, targets, strict=True)]
     np.testing.assert_allclose(lm.score(contexts, targets), expected, atol=1e-4)
     assert (lm.reused > 0) == (name not in ("Gemma2", "Cohere"))  # their logits need the whole model
+
+
+@pytest.mark.parametrize("name", ["Qwen3", "Qwen3Moe", "OPT"])
+def test_only_used_positions_go_through_the_end_of_the_last_block(name: str, rotary_folder: Path) -> None:
+    lm = model_of(name, rotary_folder)
+    if name == "OPT":  # its feed-forward part has no name of its own
+        assert lm._last is None
+        return
+    seen: list[int] = []
+    part = lm.model.base_model.layers[-1].mlp
+    whole = lm._last._whole
+    lm._last._whole = lambda states: (seen.append(states.shape[-2]), whole(states))[1]
+    context, target = "user: the kite is at the", " harbor"
+    ((ids, count),) = lm.text.encode([context], [target])
+    score = lm.score([context], [target])[0]
+    assert seen == [count]
+    assert score == pytest.approx(plain_score(lm, context, target), abs=1e-4)
+    lm.embed([context])
+    assert seen[-1] == len(ids) - count
+    del part.forward
+    assert lm.score([context], [target])[0] == pytest.approx(score, abs=1e-5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from functools import cached_property
 from hashlib import blake2b
@@ -18,6 +19,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from stm_rl.errors import StmError
 from stm_rl.lm.batching import Family, Row, bucket, families, lay_out, merged, packed
 from stm_rl.lm.forward import Budget, Workers
+from stm_rl.lm.last_block import LastBlock
 from stm_rl.lm.loading import EMBEDDED, load_pretrained, weights_hash
 from stm_rl.lm.tokens import PairTokenizer
 
@@ -75,6 +77,7 @@ class CausalLM:
         self._cache_argument = "cache" if "cache" in arguments else "past_key_values"
         self._plain_head = self._has_plain_head()
         self._keeps_prefix = self._plain_head and self._can_keep_prefix()
+        self._last = None if compile or not self._plain_head else self._narrow_last_block()
         self._base = self._compile() if compile else model.base_model
 
     @classmethod
@@ -239,10 +242,11 @@ class CausalLM:
             ids, positions, labels = (self._move(array) for array in (batch.ids, batch.positions, batch.labels))
             if not self._plain_head:
                 return batch.owners, self._full_head(ids, positions, labels)
-            if known is None:
-                hidden = self._base(input_ids=ids, use_cache=False).last_hidden_state
-            else:
-                hidden = self._go_on(ids, _repeated(known, height))
+            with self._last.only(positions) if self._last else nullcontext():
+                if known is None:
+                    hidden = self._base(input_ids=ids, use_cache=False).last_hidden_state
+                else:
+                    hidden = self._go_on(ids, _repeated(known, height))
             chosen = hidden.flatten(0, 1).index_select(0, positions)
             head = self.model.get_output_embeddings()
             size = max(HEAD_NUMBERS.get(ids.device.type, MOST_HEAD_NUMBERS) // self.model.config.vocab_size, 1)
@@ -334,6 +338,26 @@ class CausalLM:
         with torch.inference_mode():
             hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
             return bool(torch.equal(head(hidden), self.model(input_ids=ids, use_cache=False).logits))
+
+    def _narrow_last_block(self) -> LastBlock | None:
+        """Return what keeps the last block to positions that are used, if that changes nothing in this model."""
+        ids = self._sample()
+        some = torch.arange(1, ids.shape[1], 2, device=ids.device)
+        with torch.inference_mode():
+            whole = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
+            try:
+                last = LastBlock(self.model.base_model)
+            except LookupError:
+                return None
+            try:
+                with last.only(some):
+                    narrow = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
+            except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
+                narrow = torch.full_like(whole, torch.nan)
+        if torch.allclose(whole[some], narrow[some], atol=1e-5 * float(whole.abs().max())):
+            return last
+        last.remove()
+        return None
 
     def _can_keep_prefix(self) -> bool:
         """Return whether the model goes on from keys and values that are kept; those with other states do not."""
