@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 
 import stm_rl
 from stm_rl.cli import main
+from stm_rl.lm import shared
 from stm_rl.lm.prompt import line
-from stm_rl.lm.shared import load_engine
 from stm_rl.runs import Run
 from stm_rl.worlds import DialogueWorld, GeneratedTranscripts
 
@@ -190,7 +190,7 @@ def test_training_says_how_it_went(finished: tuple[Path, Result]) -> None:
 
 
 def test_the_same_seed_gives_the_same_result(finished: tuple[Path, Result], cli: Cli, tmp_path: Path) -> None:
-    load_engine.cache_clear()  # nothing may depend on what was scored before
+    shared._engine.cache_clear()  # nothing may depend on what was scored before
     args = ("--preset", "smoke", "--steps", "1024", "--eval-episodes", "8", "--json")
     result = cli("train", *args, "--out", "again")
     folder, again = finished[0], tmp_path / "again"

@@ -12,9 +12,9 @@ from stm_rl.transcript import Probe
 from stm_rl_agents import Agent, Oracle, heuristics
 from stm_rl_agents.base import Actions, Masks
 from stm_rl_agents.demonstrations import CARD, DemoEpisode, Demonstrations, card_of, record
-from stm_rl_envs.episodes import Observation
 from stm_rl_envs.settings import MemorySettings
 from stm_rl_envs.vector import MemoryVectorEnv
+from stm_rl_envs.view import Observation
 
 SLOTS = 3
 ASKED = transcript(

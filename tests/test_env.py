@@ -18,10 +18,10 @@ from stm_rl.features import HashedWords, overlap
 from stm_rl.lm import ScoringEngine, load_engine
 from stm_rl.rewards import Reward
 from stm_rl_envs.dialogue import DialogueEnv
-from stm_rl_envs.episodes import GLOBAL_FEATURES, SLOT_FEATURES
 from stm_rl_envs.memory_env import MemoryEnv
 from stm_rl_envs.settings import MemorySettings
 from stm_rl_envs.vector import MemoryVectorEnv
+from stm_rl_envs.view import GLOBAL_FEATURES, SLOT_FEATURES
 
 IDS = [name for name in gym.registry if name.startswith("stm_rl/")]
 ENCODER = HashedWords(32)

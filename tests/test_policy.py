@@ -17,7 +17,7 @@ from stm_rl.lm import ScoringEngine
 from stm_rl_agents.network import PointerNetwork
 from stm_rl_agents.policy import PointerPolicy, PolicyAgent
 from stm_rl_envs.dialogue import DialogueVectorEnv
-from stm_rl_envs.episodes import GLOBAL_FEATURES, SLOT_FEATURES
+from stm_rl_envs.view import GLOBAL_FEATURES, SLOT_FEATURES
 
 ENGINE = ScoringEngine(WordLM())
 ENCODER = HashedWords(16)

@@ -24,7 +24,7 @@ from stm_rl_agents.heuristics import heuristics
 from stm_rl_agents.keepers import AgentKeeper
 from stm_rl_agents.network import PointerNetwork
 from stm_rl_agents.policy import PolicyAgent
-from stm_rl_envs.episodes import GLOBAL_FEATURES, SLOT_FEATURES
+from stm_rl_envs.view import GLOBAL_FEATURES, SLOT_FEATURES
 
 BABI = """1 Mary went to the garden.
 2 John took the milk.

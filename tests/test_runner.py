@@ -16,9 +16,9 @@ from stm_rl_agents import FullContext, Informed, Oracle, heuristics
 from stm_rl_agents.network import PointerNetwork
 from stm_rl_agents.policy import PolicyAgent
 from stm_rl_envs.dialogue import DialogueVectorEnv
-from stm_rl_envs.episodes import GLOBAL_FEATURES, SLOT_FEATURES
 from stm_rl_envs.settings import MemorySettings
 from stm_rl_envs.vector import MemoryVectorEnv
+from stm_rl_envs.view import GLOBAL_FEATURES, SLOT_FEATURES
 
 FAST: dict[str, Any] = {"lm": ScoringEngine(WordLM()), "encoder": HashedWords(16)}
 MEASURES = [field.name for field in fields(Played) if field.name != "traces"]

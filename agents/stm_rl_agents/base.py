@@ -8,8 +8,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from stm_rl_envs.episodes import Observation
 from stm_rl_envs.vector import MemoryVectorEnv
+from stm_rl_envs.view import Observation
 
 Actions = NDArray[np.int64]
 Masks = NDArray[np.bool_]
@@ -22,10 +22,13 @@ class Agent(ABC):
         name: Name in tables and ``eval.json``.
         full_context: Whether the environment should put the whole history in front of the model
             whatever the agent does; only the reference without a budget wants that.
+        draws: Whether it acts at random even if asked to be deterministic: its generator goes on from episode to
+            episode, so that what it does depends on those played before.
     """
 
     name: str = "agent"
     full_context: ClassVar[bool] = False
+    draws: ClassVar[bool] = False
 
     def start(self, env: MemoryVectorEnv) -> None:  # noqa: B027 (most agents need nothing here)
         """Called once before the first step in ``env``.

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from stm_rl_agents.base import Actions, Agent, Masks, reads_of
 from stm_rl_agents.heuristics import RandomAgent, slot_feature
-from stm_rl_envs.episodes import Observation
 from stm_rl_envs.vector import MemoryVectorEnv
+from stm_rl_envs.view import Observation
 
 Decide = Callable[[Observation, Actions, int], None]
 """Fills in actions of zeros, shape ``(n, 1 + R)``, given the window; what is not legal becomes 0."""

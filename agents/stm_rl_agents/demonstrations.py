@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from stm_rl.errors import StmError
 from stm_rl_agents.base import Actions, Agent, Masks
-from stm_rl_envs.episodes import Observation
 from stm_rl_envs.vector import MemoryVectorEnv
+from stm_rl_envs.view import Observation
 
 CARD = ("env", "settings", "lm", "encoder", "source")
 """What a card says at least: where demonstrations come from and what they fit."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stm_rl_agents.base import Actions, Agent, Masks, reads_of
-from stm_rl_envs.episodes import GLOBAL_FEATURES, SLOT_FEATURES, Observation
+from stm_rl_envs.view import GLOBAL_FEATURES, SLOT_FEATURES, Observation
 
 FloatArray = NDArray[np.float32]
 READ_THRESHOLD = 0.2
@@ -47,6 +47,7 @@ class RandomAgent(Agent):
     """Draws every part of its action evenly among the legal ones."""
 
     name = "random"
+    draws: ClassVar[bool] = True
 
     def __init__(self, seed: int = 0) -> None:
         self.rng = np.random.default_rng(seed)
@@ -96,6 +97,8 @@ class KeepBest(Agent):
 
 class Reservoir(KeepBest):
     """Keeps an even sample of all turns so far (Vitter's algorithm R, 1985)."""
+
+    draws: ClassVar[bool] = True
 
     def __init__(self, seed: int = 0, threshold: float = READ_THRESHOLD) -> None:
         super().__init__("reservoir", self._draw, threshold)

@@ -20,8 +20,8 @@ from stm_rl.errors import StmError
 from stm_rl.files import reading, write_json, write_tensors
 from stm_rl_agents.base import Actions, Agent, Masks, reads_of
 from stm_rl_agents.network import PointerNetwork
-from stm_rl_envs.episodes import Observation
 from stm_rl_envs.vector import MemoryVectorEnv
+from stm_rl_envs.view import Observation
 
 FORMAT = "stm-rl/slot-policy-1"
 

@@ -11,8 +11,9 @@ from stm_rl.memory import EMPTY
 from stm_rl.prepare import Prepared
 from stm_rl.worlds.dialogue import ASKED_WITH_PROBABILITY
 from stm_rl_agents.base import Actions, Agent, Masks, reads_of
-from stm_rl_envs.episodes import Episodes, Observation
+from stm_rl_envs.episodes import Episodes
 from stm_rl_envs.vector import MemoryVectorEnv
+from stm_rl_envs.view import Observation
 
 Needs = dict[int, list[int]]
 """For each turn worth keeping, the steps at which it will be needed, ascending."""

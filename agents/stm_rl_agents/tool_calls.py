@@ -15,9 +15,10 @@ from stm_rl.memory_tools.script import place_of
 from stm_rl.transcript import Transcript
 from stm_rl_agents.base import Actions, Agent, Masks, reads_of
 from stm_rl_agents.demonstrations import Demonstrations, card_of, record
-from stm_rl_envs.episodes import Episodes, Observation
+from stm_rl_envs.episodes import Episodes
 from stm_rl_envs.settings import MemorySettings
 from stm_rl_envs.vector import MemoryVectorEnv
+from stm_rl_envs.view import Observation
 
 BATCH = 64
 """Most transcripts played together."""

@@ -16,41 +16,14 @@ from numpy.typing import NDArray
 
 from stm_rl.encoders import default_encoder, named_encoder
 from stm_rl.errors import StmError
-from stm_rl.features import MAX_WORDS, TURN_FEATURES, TextEncoder, overlap
+from stm_rl.features import TextEncoder
 from stm_rl.lm import PromptFormat, ScoringEngine
 from stm_rl.memory import EMPTY, SlotMemory
 from stm_rl.prepare import Prepared, Preparer
 from stm_rl.rewards import Reward, Step, Steps, Term, as_reward
 from stm_rl.transcript import Transcript
 from stm_rl_envs.settings import GENERATE, MemorySettings
-
-SLOT_FEATURES = (
-    "occupied",
-    "age",
-    "idle",
-    "times_read",
-    "overlap_turn",
-    "overlap_previous",
-    "same_speaker",
-    "named_by_turn",
-    "names_speaker",
-    "overlap_since",
-    *TURN_FEATURES,
-)
-"""Features of a slot, in order; all 0 for a free slot. ``named_by_turn``: the current turn names who said what the slot
-holds; ``names_speaker``: the slot names the current speaker; ``overlap_since``: the greatest overlap of what it holds
-with a turn since, before the current one (nothing else tells what has been asked, changed or called off since)."""
-GLOBAL_FEATURES = (
-    "time",
-    "occupied_share",
-    "overlap_previous",
-    "same_speaker",
-    "first_speaker",
-    *TURN_FEATURES,
-)
-"""Features of the current turn and the episode, in order."""
-
-Observation = dict[str, NDArray[np.float32]]
+from stm_rl_envs.view import Observation, View
 
 
 @dataclass(slots=True)
@@ -115,11 +88,10 @@ class Episodes:
         self.step_index = np.zeros(n, np.int64)
         self.transcript_index = np.full(n, -1, np.int64)
         self.last_step = np.zeros(n, np.int64)
-        self.overlap_since = np.zeros((n, self.settings.slots), np.float32)
+        self.view = View(self.memory, self.encoder.dimension, self.settings.window)
         self.current: list[Prepared] = []
         self.written: list[dict[int, str]] = [{} for _ in range(n)]
         self._authored: list[NDArray[np.bool_]] = [np.zeros(0, bool)] * n
-        self._allocate(1)
 
     def _check_reward(self) -> None:
         """Reject rewards that these episodes cannot give."""
@@ -133,33 +105,11 @@ class Episodes:
                 "reward terms that need none, such as recall"
             )
 
-    def _allocate(self, turns: int) -> None:
-        """Make room for transcripts of ``turns`` turns."""
-        self._vectors = np.zeros((self.n, turns, self.encoder.dimension), np.float32)
-        self._features = np.zeros((self.n, turns, len(TURN_FEATURES)), np.float32)
-        self._words = np.full((self.n, turns, MAX_WORDS), -1, np.int64)
-        self._speakers = np.zeros((self.n, turns), np.int64)
-        self._names = np.full((self.n, turns), -1, np.int64)
-        self._writable = np.zeros((self.n, turns), bool)
-
     # Spaces.
 
     def observation_space(self) -> spaces.Dict:
         """Return the space of one observation."""
-
-        def box(*shape: int, low: float = -8.0, high: float = 8.0) -> spaces.Box:
-            return spaces.Box(low, high, shape, np.float32)
-
-        d, k = self.encoder.dimension, self.settings.slots
-        return spaces.Dict(
-            {
-                "turn": box(d),
-                "window": box(d),
-                "slots": box(k, d),
-                "slot_features": box(k, len(SLOT_FEATURES), low=0.0, high=2.0),
-                "globals": box(len(GLOBAL_FEATURES), low=0.0, high=2.0),
-            }
-        )
+        return self.view.space()
 
     def action_space(self) -> spaces.MultiDiscrete:
         """Return the space of one action: the slot to write (0 for none), then the slots to read."""
@@ -172,33 +122,17 @@ class Episodes:
         prepared = self.prepare(transcripts)
         if not self.current:
             self.current = [prepared[0]] * self.n
-        longest = max(map(len, prepared))
-        if longest > self._vectors.shape[1]:
-            self._allocate(longest)
-            for row in set(range(self.n)) - set(rows.tolist()):
-                self._fill(row)
         for row, index, item in zip(rows.tolist(), transcripts, prepared, strict=True):
             self.current[row] = item
             self.transcript_index[row] = index
             self.written[row] = {}
-            self._fill(row)
             if self.settings.mode == GENERATE:
                 self._authored[row] = self.settings.authored(item.transcript)
         limit = self.settings.max_steps or np.iinfo(np.int64).max
         self.last_step[rows] = [min(len(item) - 2, limit - 1) for item in prepared]
         self.step_index[rows] = 0
         self.memory.clear(rows)
-        self.overlap_since[rows] = 0
-
-    def _fill(self, row: int) -> None:
-        item = self.current[row]
-        count = len(item)
-        self._vectors[row, :count] = item.vectors
-        self._features[row, :count] = item.features
-        self._words[row, :count] = item.words
-        self._speakers[row, :count] = item.speakers
-        self._names[row, :count] = item.names
-        self._writable[row, :count] = item.writable
+        self.view.start(rows, prepared)
 
     def step(self, rows: NDArray[np.int64], actions: NDArray[np.int64]) -> StepResult:
         """Play one step of the episodes ``rows``.
@@ -213,11 +147,10 @@ class Episodes:
         self._check(actions, len(rows))
         step = self.step_index[rows]
         before = self.memory.turn[rows]
-        writes = actions[:, 0] * self._writable[rows, step]
+        writes = actions[:, 0] * self._writable(rows)
         wrote = writes > 0
-        self._note_overlap(rows, step)
-        self.overlap_since[rows[wrote], writes[wrote] - 1] = 0
         self.memory.write(rows[wrote], writes[wrote] - 1, step[wrote], step[wrote])
+        self.view.write(rows[wrote], writes[wrote] - 1)
         reads = self._read(rows, actions[:, 1:], step)
         gain = self._gain(rows, step, reads)
         texts, plain = self._write_texts(rows, step, reads)
@@ -233,13 +166,13 @@ class Episodes:
             if text:
                 self._replace_turn(row, turn, text)
         self.step_index[rows] += 1
+        self.view.advance(rows, [self.current[row] for row in rows], (step + 1).tolist(), writes)
         return StepResult(rows, reward, terms, gain, writes, reads, needed, held, texts, ended & whole, ended & ~whole)
 
-    def _note_overlap(self, rows: NDArray[np.int64], step: NDArray[np.int64]) -> None:
-        """Remember how much of what each slot holds the current turn says again."""
-        held = np.maximum(self.memory.turn[rows], 0)
-        again = overlap(self._words[rows[:, None], held], self._words[rows, step][:, None])
-        self.overlap_since[rows] = np.maximum(self.overlap_since[rows], again)
+    def _writable(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which of the current turns may be written, shape ``(len(rows),)``."""
+        steps = self.step_index[rows].tolist()
+        return np.array([self.current[row].writable[step] for row, step in zip(rows, steps, strict=True)], bool)
 
     def _write_texts(
         self, rows: NDArray[np.int64], step: NDArray[np.int64], reads: list[list[int]]
@@ -258,7 +191,6 @@ class Episodes:
         """Let an episode go on from what the model wrote."""
         self.written[row][turn] = text
         self.current[row] = self.prepare.replace_turn(self.current[row], turn, text)
-        self._fill(row)
 
     def _each(
         self,
@@ -344,70 +276,9 @@ class Episodes:
 
     # What agents see.
 
-    def observe(self) -> Observation:
-        """Return the observations of all episodes, each array with a leading axis of ``n``."""
-        all_rows = np.arange(self.n)
-        step, previous = self.step_index, np.maximum(self.step_index - 1, 0)
-        first = (self.step_index == 0)[:, None]
-        held = self.memory.turn
-        occupied = held != EMPTY
-        slot_turn = np.where(occupied, held, 0)
-        turn_words = self._words[all_rows, step]
-        previous_words = np.where(first, -1, self._words[all_rows, previous])
-        slot_words = self._words[all_rows[:, None], slot_turn]
-        speaker = self._speakers[all_rows, step]
-        slots = self._vectors[all_rows[:, None], slot_turn]
-        features = np.concatenate(
-            [
-                np.stack(
-                    [
-                        occupied,
-                        _log_scale(step[:, None] - self.memory.written),
-                        _log_scale(step[:, None] - self.memory.last_read),
-                        np.minimum(self.memory.reads / 4, 2),
-                        overlap(slot_words, turn_words[:, None]),
-                        overlap(slot_words, previous_words[:, None]),
-                        self._speakers[all_rows[:, None], slot_turn] == speaker[:, None],
-                        _holds(turn_words[:, None], self._names[all_rows[:, None], slot_turn]),
-                        _holds(slot_words, self._names[all_rows, step][:, None]),
-                        self.overlap_since,
-                    ],
-                    axis=-1,
-                ),
-                self._features[all_rows[:, None], slot_turn],
-            ],
-            axis=-1,
-        )
-        global_features = np.concatenate(
-            [
-                np.stack(
-                    [
-                        _log_scale(step),
-                        occupied.mean(1),
-                        overlap(turn_words, previous_words),
-                        ~first[:, 0] & (self._speakers[all_rows, previous] == speaker),
-                        speaker == 0,
-                    ],
-                    axis=-1,
-                ),
-                self._features[all_rows, step],
-            ],
-            axis=-1,
-        )
-        return {
-            "turn": self._vectors[all_rows, step],
-            "window": np.where(first, np.float32(0), self._window_vector(all_rows, step)),
-            "slots": slots * occupied[..., None],
-            "slot_features": (features * occupied[..., None]).astype(np.float32),
-            "globals": global_features.astype(np.float32),
-        }
-
-    def _window_vector(self, rows: NDArray[np.int64], step: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the mean vector of the window's turns before the current one, or the turn before it."""
-        span = max(1, self.settings.window - 1)
-        back = step[:, None] - 1 - np.arange(span)
-        vectors = self._vectors[rows[:, None], np.maximum(back, 0)] * (back >= 0)[..., None]
-        return np.asarray(vectors.sum(1) / np.maximum((back >= 0).sum(1), 1)[:, None], np.float32)
+    def observe(self, rows: NDArray[np.int64] | None = None) -> Observation:
+        """Return the observations of episodes, by default of all, each array with a leading axis."""
+        return self.view.observe(self.step_index, rows)
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return which actions are legal, flat, shape ``(n, (1 + R) * (K + 1))``.
@@ -416,7 +287,7 @@ class Episodes:
         out and reading none always are.
         """
         ones = np.ones((self.n, 1), bool)
-        writable = self._writable[np.arange(self.n), self.step_index, None]
+        writable = self._writable(np.arange(self.n))[:, None]
         write = np.concatenate([ones, np.repeat(writable, self.settings.slots, axis=1)], axis=1)
         read = np.concatenate([ones, self.memory.occupied], axis=1)
         return np.concatenate([write, *[read] * self.settings.reads], axis=1)
@@ -430,7 +301,7 @@ class Episodes:
             "step_index": self.step_index.copy(),
             "transcript_index": self.transcript_index.copy(),
             "written": [dict(texts) for texts in self.written],
-            "overlap_since": self.overlap_since.copy(),
+            "overlap_since": self.view.overlap_since.copy(),
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -438,22 +309,12 @@ class Episodes:
         self.start(np.arange(self.n), state["transcript_index"].tolist())
         self.memory.set_state(state["memory"])
         self.step_index = state["step_index"].copy()
-        self.overlap_since = state["overlap_since"].copy()
         for row, texts in enumerate(state["written"]):
             for turn, text in texts.items():
                 self._replace_turn(row, turn, text)
-
-
-def _holds(words: NDArray[np.int64], name: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return whether texts of ``words``, shape ``(..., MAX_WORDS)``, hold names; the leading shapes broadcast."""
-    return np.asarray((words == name[..., None]).any(-1) & (name >= 0))
+        self.view.restore(self.current, self.step_index, state["overlap_since"])
 
 
 def _held(slots: NDArray[np.int64]) -> tuple[int, ...]:
     """Return the turns that slots hold, ascending."""
     return tuple(sorted(turn for turn in slots.tolist() if turn != EMPTY))
-
-
-def _log_scale(steps: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Map a number of steps to 0 to 2: 0 for 0, 1 for 63, capped at 4,095."""
-    return np.asarray(np.minimum(np.log1p(np.maximum(steps, 0)) / np.log(64), 2.0))

@@ -16,9 +16,10 @@ from stm_rl.lm import EMBEDDED, LanguageModel, PromptFormat, ScoringEngine, as_e
 from stm_rl.memory import EMPTY
 from stm_rl.rewards import Reward, Term
 from stm_rl.transcript import Transcript
-from stm_rl_envs.episodes import Episodes, Observation, StepResult
+from stm_rl_envs.episodes import Episodes, StepResult
 from stm_rl_envs.render import render_step
 from stm_rl_envs.settings import MemorySettings
+from stm_rl_envs.view import Observation
 
 
 class MemoryEnv(gym.Env[Observation, NDArray[np.int64]]):

@@ -16,9 +16,10 @@ from stm_rl.features import TextEncoder
 from stm_rl.lm import EMBEDDED, LanguageModel, PromptFormat, ScoringEngine, as_engine
 from stm_rl.rewards import Reward, Term
 from stm_rl.transcript import Transcript
-from stm_rl_envs.episodes import Episodes, Observation
+from stm_rl_envs.episodes import Episodes
 from stm_rl_envs.memory_env import draw_transcript
 from stm_rl_envs.settings import MemorySettings
+from stm_rl_envs.view import Observation
 
 Array = NDArray[Any]
 
@@ -132,10 +133,10 @@ class MemoryVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
         terminated, truncated = spread(result.terminated), spread(result.truncated)
         done = np.flatnonzero(terminated | truncated)
         if len(done) and self.autoreset:
-            last = self.episodes.observe()
+            last = self.episodes.observe(done)
             final = np.full(self.num_envs, None, dtype=object)
-            for row in done.tolist():
-                final[row] = {name: value[row] for name, value in last.items()}
+            for number, row in enumerate(done.tolist()):
+                final[row] = {name: value[number] for name, value in last.items()}
             infos |= {"final_obs": final, "_final_obs": terminated | truncated}
             self._start(done, [None] * len(done))
         self.resting[done] = not self.autoreset

@@ -17,8 +17,8 @@ from stm_rl.evaluation import Bootstrap, Played, difference, play
 from stm_rl.validation import ERROR, Check, Finding, error, ok, run_checks, warning
 from stm_rl_agents.heuristics import heuristics
 from stm_rl_agents.policy import PolicyAgent
-from stm_rl_envs.episodes import Observation
 from stm_rl_envs.vector import MemoryVectorEnv
+from stm_rl_envs.view import Observation
 
 SLOT_COUNTS = (1, 2, 8, 16)
 SAME = 1e-3

@@ -77,7 +77,8 @@ def families(rows: Sequence[Row], least_saved: int) -> list[Family]:
     shared = np.zeros(len(rows) + 1, np.int64)  # with the row before
     firsts = [row.first - 1 for row in rows]  # the token that predicts the first scored one is needed itself
     for i in range(1, len(rows)):
-        shared[i] = min(_common(rows[i - 1].ids, rows[i].ids), firsts[i - 1], firsts[i])
+        if rows[i - 1].ids[:SHORT] == rows[i].ids[:SHORT]:
+            shared[i] = min(_common(rows[i - 1].ids, rows[i].ids), firsts[i - 1], firsts[i])
     shared[shared < SHORT] = 0
     found: list[Family] = []
     taken = np.zeros(len(rows), bool)

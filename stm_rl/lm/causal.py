@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from copy import deepcopy
@@ -48,6 +49,7 @@ class CausalLM:
         tokens: Tokens put through the model for scores so far, without padding.
         padding: Padding tokens so far.
         reused: Tokens that needed no computing since they are those of another request.
+        seconds: Time spent in forward passes; tokenization and batching are not part of it.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class CausalLM:
         self.id = id
         self.max_tokens = self.text.max_tokens
         self.tokens = self.padding = self.reused = 0
+        self.seconds = 0.0
         self.compiled = compile
         self._budget = Budget(model.device, batch_tokens)
         self._workers = Workers()
@@ -143,10 +146,12 @@ class CausalLM:
             for family in groups
             for batch in ([family.rows] if family.shared else self._batches(family.rows, 0))
         ]
+        start = time.perf_counter()
         found = [scored for some in self._map(self._score_task, tasks) for scored in some]
+        values = torch.cat([value for _, value in found]).cpu().numpy()
+        self.seconds += time.perf_counter() - start
         self.reused += sum(len(ids) for ids, _ in pairs) - sum(len(row.ids) for row in rows)
         owners = np.concatenate([owner for owner, _ in found])
-        values = torch.cat([value for _, value in found]).cpu().numpy()
         scores = np.asarray(np.bincount(owners, values, len(pairs)), np.float64)  # sums in double precision
         if not np.isfinite(scores).all():
             bad = int(np.flatnonzero(~np.isfinite(scores))[0])
@@ -164,7 +169,9 @@ class CausalLM:
         rows = [Row(ids, []) for ids in self.text.texts(texts)]
         self._budget.measure(PROBE_TOKENS, self._probe)
         batches = packed([len(row.ids) for row in rows], self.batch_tokens, self._parts, self._width)
+        start = time.perf_counter()
         found = self._map(lambda batch: self._budget.run([rows[number] for number in batch], self._embed_rows), batches)
+        self.seconds += time.perf_counter() - start
         for batch, parts in zip(batches, found, strict=True):
             vectors[batch] = torch.cat(parts).cpu().numpy()
         return vectors

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 from collections.abc import Iterator, Sequence
@@ -45,6 +44,7 @@ class PairTokenizer:
         self._line = lru_cache(maxsize=100_000)(self._tokenize_line)
         self._last_line = lru_cache(maxsize=100_000)(self._tokenize_last_line)
         self._prefix: list[int] = self._backend.encode("").ids
+        self._break = self._tokenize_line("\n")
         self._lines_stand_alone = self._check_lines()
 
     @property
@@ -84,6 +84,8 @@ class PairTokenizer:
     def texts(self, texts: Sequence[str], room: int | None = None) -> list[list[int]]:
         """Return the ids of whole texts; those of more than ``room`` tokens lose their oldest."""
         room = room or self.max_tokens
+        if self._lines_stand_alone and not any("\n" in text for text in texts):
+            return [self._last([*self._prefix, *self._line(text)], room) for text in texts]
         return [self._last(encoding.ids, room) for encoding in self._backend.encode_batch(list(texts))]
 
     def count(self, texts: Sequence[str]) -> list[int]:
@@ -119,10 +121,13 @@ class PairTokenizer:
     def _encode_lines(self, contexts: Sequence[str], targets: Sequence[str]) -> Iterator[tuple[list[int], int]]:
         """Do the same line by line; a turn's line is in many contexts but is tokenized once."""
         for context, target in zip(contexts, targets, strict=True):
-            end = context.rfind("\n") + 1
-            last, count = self._last_line(context[end:], target)
-            lines = (self._line(text + "\n") for text in context[:end].split("\n")[:-1])
-            yield [*self._prefix, *itertools.chain.from_iterable(lines), *last], count
+            *lines, start = context.split("\n")
+            last, count = self._last_line(start, target)
+            ids = [*self._prefix]
+            for text in lines:
+                ids += self._line(text)
+                ids += self._break
+            yield ids + last, count
 
     def _tokenize_line(self, text: str) -> list[int]:
         ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids

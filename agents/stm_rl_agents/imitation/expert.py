@@ -13,8 +13,9 @@ from stm_rl.labels import Values
 from stm_rl.memory import EMPTY
 from stm_rl.prepare import Prepared
 from stm_rl_agents.base import Actions, Agent, Masks, reads_of
-from stm_rl_envs.episodes import Episodes, Observation
+from stm_rl_envs.episodes import Episodes
 from stm_rl_envs.vector import MemoryVectorEnv
+from stm_rl_envs.view import Observation
 
 FloatArray = NDArray[np.float32]
 EXPERT = "expert"
