@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stm_rl.contexts import Contexts
 from stm_rl.errors import StmError
 from stm_rl.features import TextEncoder, name_id, turn_features, word_ids
 from stm_rl.lm.engine import ScoringEngine
@@ -53,6 +54,22 @@ Asked = tuple[Prepared, int, Sequence[int]]
 
 SILENCE = "..."
 """Stands for a turn that a model left blank."""
+AHEAD = 2**17
+"""Characters of later histories of a transcript that are scored along with its first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gains:
+    """Gains that were asked for.
+
+    Attributes:
+        left_out: How many turns of each context the model cannot read, shape ``(m,)``; see
+            :class:`stm_rl.contexts.Contexts`.
+        result: Waits for the model and returns the gains in nats, shape ``(m,)``.
+    """
+
+    left_out: NDArray[np.int64]
+    result: Callable[[], NDArray[np.float64]]
 
 
 class Preparer:
@@ -64,7 +81,7 @@ class Preparer:
         encoder: Encodes turns.
         window: How many turns the model sees without memory, at least 1.
         prompt: Layout of contexts.
-        keep: How many prepared transcripts to keep.
+        keep: How many turns of prepared transcripts to keep.
     """
 
     def __init__(
@@ -74,7 +91,7 @@ class Preparer:
         encoder: TextEncoder,
         window: int,
         prompt: PromptFormat,
-        keep: int = 4096,
+        keep: int = 200_000,
     ) -> None:
         if window < 1:
             raise StmError(f"window is {window}; expected at least 1 turn")
@@ -82,16 +99,20 @@ class Preparer:
             raise StmError("there are no transcripts; expected at least one")
         self.transcripts = transcripts
         self.engine, self.encoder, self.window, self.prompt, self.keep = engine, encoder, window, prompt, keep
+        self._contexts = Contexts(prompt, engine.lm if engine else None)
         self._known: OrderedDict[int, Prepared] = OrderedDict()
+        self._turns = 0
 
     def __call__(self, indices: Sequence[int]) -> list[Prepared]:
         """Return the transcripts at ``indices``, preparing all that are new together."""
         missing = list(dict.fromkeys(i for i in indices if i not in self._known))
         if missing:
-            self._known.update(zip(missing, self._prepare([self.transcripts[i] for i in missing]), strict=True))
+            new = self._prepare([self.transcripts[i] for i in missing])
+            self._known.update(zip(missing, new, strict=True))
+            self._turns += sum(map(len, new))
         result = [self._known[i] for i in indices]
-        while len(self._known) > max(self.keep, len(result)):
-            self._known.popitem(last=False)
+        while self._turns > self.keep and len(self._known) > len(result):
+            self._turns -= len(self._known.popitem(last=False)[1])
         return result
 
     def context(
@@ -102,7 +123,7 @@ class Preparer:
         start: int | None = None,
         read_lines: Sequence[str] | None = None,
     ) -> str:
-        """Return the text in front of ``turn``.
+        """Return the text in front of ``turn``, without the turns that the model cannot read.
 
         Args:
             prepared: The transcript.
@@ -111,11 +132,7 @@ class Preparer:
             start: First turn of the window; by default ``turn - window``.
             read_lines: Read these lines instead of turns.
         """
-        first = max(0, turn - self.window if start is None else start)
-        lines = prepared.lines
-        speaker = prepared.transcript.turns[turn].speaker
-        quoted = [lines[i] for i in reads] if read_lines is None else read_lines
-        return self.prompt.context(quoted, lines[first:turn], speaker)
+        return self._fitted(prepared, turn, reads, start, read_lines)[0]
 
     def gains(self, asked: Sequence[Asked], whole: bool = False) -> NDArray[np.float64]:
         """Return log p(turn | reads, window) - log p(turn | window) in nats, shape ``(len(asked),)``.
@@ -124,11 +141,28 @@ class Preparer:
             asked: Transcripts, the turns to be predicted in them, and the turns read from memory.
             whole: Put the whole history in front of the model instead of reads and window.
         """
-        count = len(asked)
-        contexts = self._contexts(asked, whole)
-        targets = [item.targets[turn] for item, turn, _ in asked]
-        scores = self.scorer.score(contexts, targets * 2)
-        return scores[:count] - scores[count:]
+        contexts, targets, _ = self._texts(asked, whole)
+        with_reads, without = np.split(self.scorer.score(contexts, targets), 2)
+        return np.asarray(with_reads - without)
+
+    def ask(self, asked: Sequence[Asked], whole: bool = False, ahead: bool = False) -> Gains:
+        """Begin to compute :meth:`gains`; the model works while the caller does something else.
+
+        Args:
+            asked: As for :meth:`gains`.
+            whole: As for :meth:`gains`.
+            ahead: With ``whole``, score the later turns of a transcript along with its first: each history begins with
+                the one before, so that one pass of a causal model does for all.
+        """
+        later = [one for item, turn, _ in asked if turn == 1 for one in _histories(item)] if whole and ahead else []
+        contexts, targets, left_out = self._texts([*asked, *later], whole)
+        scores = self.scorer.submit(contexts, targets)
+
+        def result() -> NDArray[np.float64]:
+            with_reads, without = np.split(scores.result(), 2)
+            return np.asarray(with_reads - without)[: len(asked)]
+
+        return Gains(left_out[: len(asked)], result)
 
     def gains_of_lines(self, asked: Sequence[tuple[Prepared, int]], lines: Sequence[str]) -> NDArray[np.float64]:
         """Return the gains of reading lines that need not be of the transcript, shape ``(len(asked),)``.
@@ -152,10 +186,10 @@ class Preparer:
             whole: As for :meth:`gains`.
             max_new_tokens: Most tokens of a text.
         """
-        count = len(asked)
-        contexts = self._contexts(asked, whole)
-        texts = [text.strip() or SILENCE for text in self.scorer.generate(contexts, max_new_tokens)]
-        return list(zip(texts[:count], texts[count:], strict=True))
+        full = [self._fitted(*one, spare=max_new_tokens, whole=whole)[0] for one in asked]
+        plain = [self._fitted(item, turn, spare=max_new_tokens)[0] for item, turn, _ in asked]
+        texts = [text.strip() or SILENCE for text in self.scorer.generate(full + plain, max_new_tokens)]
+        return list(zip(texts[: len(asked)], texts[len(asked) :], strict=True))
 
     def replace_turn(self, item: Prepared, turn: int, text: str) -> Prepared:
         """Return the transcript with other text in one of its turns; what is scored stays the true text."""
@@ -180,10 +214,37 @@ class Preparer:
             raise StmError("the environment was made without a language model (lm=None), so nothing can be scored")
         return self.engine
 
-    def _contexts(self, asked: Sequence[Asked], whole: bool) -> list[str]:
-        """Return the contexts with the reads (or the whole history), and after them those of the window alone."""
-        full = [self.context(item, turn, *(((), 0) if whole else (reads,))) for item, turn, reads in asked]
-        return full + [self.context(item, turn) for item, turn, _ in asked]
+    def _texts(self, asked: Sequence[Asked], whole: bool) -> tuple[list[str], list[str], NDArray[np.int64]]:
+        """Return contexts with the reads (or the whole history) and then those of the window alone, and their targets.
+
+        And how many turns were left out of each of the first, since the model cannot read them.
+        """
+        full = [self._fitted(*one, whole=whole) for one in asked]
+        plain = [self._fitted(item, turn)[0] for item, turn, _ in asked]
+        targets = [item.targets[turn] for item, turn, _ in asked]
+        return [text for text, _ in full] + plain, targets * 2, np.array([count for _, count in full], np.int64)
+
+    def _fitted(
+        self,
+        item: Prepared,
+        turn: int,
+        reads: Sequence[int] = (),
+        start: int | None = None,
+        read_lines: Sequence[str] | None = None,
+        *,
+        whole: bool = False,
+        spare: int = 0,
+    ) -> tuple[str, int]:
+        """Return a context that the model can read, and how many turns were left out of it; see :meth:`context`.
+
+        With ``spare`` tokens to keep free, the model is to write the turn; else it is to score it.
+        """
+        if whole:
+            reads, start = (), 0
+        first = max(0, turn - self.window if start is None else start)
+        quoted = [item.lines[i] for i in reads] if read_lines is None else read_lines
+        speaker = item.transcript.turns[turn].speaker
+        return self._contexts(quoted, item.lines[first:turn], speaker, "" if spare else item.targets[turn], spare)
 
     def _encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         return np.clip(self.encoder(texts), -8.0, 8.0)
@@ -212,3 +273,14 @@ class Preparer:
 def _numbered(names: Sequence[str]) -> NDArray[np.int64]:
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     return np.array([numbers[name] for name in names], np.int64)
+
+
+def _histories(item: Prepared) -> Iterator[Asked]:
+    """Yield the turns after the first of a transcript, up to :data:`AHEAD` characters of histories."""
+    length = total = 0
+    for turn in range(2, len(item)):
+        length += len(item.lines[turn - 1])
+        total += length
+        if total > AHEAD:
+            return
+        yield item, turn, ()

@@ -47,7 +47,7 @@ def test_transcripts_are_prepared_once(lm: WordLM) -> None:
 
 
 def test_only_so_many_are_kept(lm: WordLM) -> None:
-    prepare = preparer(lm, [numbered(3, str(i)) for i in range(5)], keep=2)
+    prepare = preparer(lm, [numbered(3, str(i)) for i in range(5)], keep=6)  # turns
     for index in (0, 1, 2, 3, 4, 0):
         assert prepare([index])[0].transcript.id == str(index)
         assert len(prepare._known) <= 2

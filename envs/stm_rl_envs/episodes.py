@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,7 @@ class StepResult:
         texts: What the model wrote in place of the next turn; empty where it wrote nothing.
         terminated: Whether the transcript has ended, shape ``(m,)``.
         truncated: Whether ``max_steps`` was reached, shape ``(m,)``.
+        left_out: How many turns of the context the model could not read, oldest reads first, shape ``(m,)``.
     """
 
     rows: NDArray[np.int64]
@@ -55,6 +56,7 @@ class StepResult:
     texts: list[str]
     terminated: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
+    left_out: NDArray[np.int64]
 
 
 class Episodes:
@@ -135,11 +137,19 @@ class Episodes:
         self.view.start(rows, prepared)
 
     def step(self, rows: NDArray[np.int64], actions: NDArray[np.int64]) -> StepResult:
-        """Play one step of the episodes ``rows``.
+        """Play one step of the episodes ``rows``; see :meth:`begin`."""
+        return self.begin(rows, actions)()
+
+    def begin(self, rows: NDArray[np.int64], actions: NDArray[np.int64]) -> Callable[[], StepResult]:
+        """Play one step of the episodes ``rows`` while the model scores.
 
         Args:
             rows: Episodes to step, shape ``(m,)``.
             actions: Their actions, shape ``(m, 1 + R)``, each entry 0 to K.
+
+        Returns:
+            What waits for the scores and returns the result. Until then the episodes, which have gone on already, can
+            be observed or begun anew.
 
         Raises:
             StmError: An action is out of range.
@@ -152,22 +162,32 @@ class Episodes:
         self.memory.write(rows[wrote], writes[wrote] - 1, step[wrote], step[wrote])
         self.view.write(rows[wrote], writes[wrote] - 1)
         reads = self._read(rows, actions[:, 1:], step)
-        gain = self._gain(rows, step, reads)
+        asked = self._ask(rows, step, reads)
         texts, plain = self._write_texts(rows, step, reads)
         ended = step >= self.last_step[rows]
-        each = (
-            self._each(rows, step, gain, wrote, reads, before, ended, texts, plain) if self.reward.needs_steps else ()
-        )
-        counts = np.array([len(turns) for turns in reads], np.int64)
-        reward, terms = self.reward(Steps(gain, wrote, counts, each))
+        items, after = [self.current[row] for row in rows.tolist()], self.memory.turn[rows]
         needed, held = self._evidence(rows, step)
-        whole = step + 2 >= np.array([len(self.current[row]) for row in rows.tolist()])
+        whole = step + 2 >= np.array([len(item) for item in items])
         for row, turn, text in zip(rows.tolist(), (step + 1).tolist(), texts, strict=True):
             if text:
                 self._replace_turn(row, turn, text)
         self.step_index[rows] += 1
-        self.view.advance(rows, [self.current[row] for row in rows], (step + 1).tolist(), writes)
-        return StepResult(rows, reward, terms, gain, writes, reads, needed, held, texts, ended & whole, ended & ~whole)
+        self.view.advance(rows, [self.current[row] for row in rows.tolist()], (step + 1).tolist(), writes)
+
+        def finish() -> StepResult:
+            gain, left_out = asked()
+            each = (
+                _each(items, step, gain, wrote, reads, before, after, ended, texts, plain)
+                if self.reward.needs_steps
+                else ()
+            )
+            counts = np.array([len(turns) for turns in reads], np.int64)
+            reward, terms = self.reward(Steps(gain, wrote, counts, each))
+            return StepResult(
+                rows, reward, terms, gain, writes, reads, needed, held, texts, ended & whole, ended & ~whole, left_out
+            )
+
+        return finish
 
     def _writable(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which of the current turns may be written, shape ``(len(rows),)``."""
@@ -192,37 +212,6 @@ class Episodes:
         self.written[row][turn] = text
         self.current[row] = self.prepare.replace_turn(self.current[row], turn, text)
 
-    def _each(
-        self,
-        rows: NDArray[np.int64],
-        step: NDArray[np.int64],
-        gain: NDArray[np.float64],
-        wrote: NDArray[np.bool_],
-        reads: list[list[int]],
-        before: NDArray[np.int64],
-        last: NDArray[np.bool_],
-        texts: list[str],
-        plain: list[str],
-    ) -> list[Step]:
-        """Return the steps one by one, for reward terms that look at single steps."""
-        return [
-            Step(
-                self.current[row].transcript,
-                turn,
-                float(gain[i]),
-                bool(wrote[i]),
-                tuple(reads[i]),
-                _held(before[i]),
-                _held(self.memory.turn[row]),
-                self.current[row].probes.get(turn + 1),
-                bool(last[i]),
-                self.current[row].targets[turn + 1].strip(),
-                texts[i],
-                plain[i],
-            )
-            for i, (row, turn) in enumerate(zip(rows.tolist(), step.tolist(), strict=True))
-        ]
-
     def _check(self, actions: NDArray[np.int64], count: int) -> None:
         width, top = 1 + self.settings.reads, self.settings.slots
         if actions.shape != (count, width):
@@ -245,17 +234,25 @@ class Episodes:
                 turns[position].add(turn)
         return [sorted(found) for found in turns]
 
-    def _gain(self, rows: NDArray[np.int64], step: NDArray[np.int64], reads: list[list[int]]) -> NDArray[np.float64]:
-        """Return the coherence gain of each step; exactly 0 where nothing is read, or without a language model."""
-        gain = np.zeros(len(rows))
+    def _ask(
+        self, rows: NDArray[np.int64], step: NDArray[np.int64], reads: list[list[int]]
+    ) -> Callable[[], tuple[NDArray[np.float64], NDArray[np.int64]]]:
+        """Ask for the coherence gain of each step; return what waits for it, and for how many turns were left out.
+
+        The gain is exactly 0 where nothing is read, or without a language model.
+        """
         whole = self.settings.full_context
-        if self.engine is None:
-            return gain
-        scored = [i for i, found in enumerate(reads) if found or whole]
-        if scored:
-            asked = [(self.current[rows[i]], int(step[i]) + 1, reads[i]) for i in scored]
-            gain[scored] = self.prepare.gains(asked, whole)
-        return gain
+        scored = [i for i, found in enumerate(reads) if found or whole] if self.engine else []
+        asked = [(self.current[rows[i]], int(step[i]) + 1, reads[i]) for i in scored]
+        pending = self.prepare.ask(asked, whole, ahead=self.settings.mode != GENERATE) if scored else None
+
+        def finish() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+            gain, left_out = np.zeros(len(rows)), np.zeros(len(rows), np.int64)
+            if pending is not None:
+                gain[scored], left_out[scored] = pending.result(), pending.left_out
+            return gain, left_out
+
+        return finish
 
     def needed_turns(self, row: int, step: int) -> tuple[int, ...]:
         """Return the turns outside the window that the turn after ``step`` depends on."""
@@ -313,6 +310,38 @@ class Episodes:
             for turn, text in texts.items():
                 self._replace_turn(row, turn, text)
         self.view.restore(self.current, self.step_index, state["overlap_since"])
+
+
+def _each(
+    items: Sequence[Prepared],
+    step: NDArray[np.int64],
+    gain: NDArray[np.float64],
+    wrote: NDArray[np.bool_],
+    reads: list[list[int]],
+    before: NDArray[np.int64],
+    after: NDArray[np.int64],
+    last: NDArray[np.bool_],
+    texts: list[str],
+    plain: list[str],
+) -> list[Step]:
+    """Return the steps one by one, for reward terms that look at single steps."""
+    return [
+        Step(
+            item.transcript,
+            turn,
+            float(gain[i]),
+            bool(wrote[i]),
+            tuple(reads[i]),
+            _held(before[i]),
+            _held(after[i]),
+            item.probes.get(turn + 1),
+            bool(last[i]),
+            item.targets[turn + 1].strip(),
+            texts[i],
+            plain[i],
+        )
+        for i, (item, turn) in enumerate(zip(items, step.tolist(), strict=True))
+    ]
 
 
 def _held(slots: NDArray[np.int64]) -> tuple[int, ...]:

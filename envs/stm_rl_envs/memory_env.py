@@ -115,8 +115,10 @@ class MemoryEnv(gym.Env[Observation, NDArray[np.int64]]):
         Returns:
             Observation, reward, terminated, truncated and info. Info holds the texts (``turn``,
             ``speaker``, ``window``, ``memory``), ``coherence_gain`` in nats, ``reward/<term>``, ``reads`` (the turns
-            put in front of the model), ``written`` (the turn, if the model wrote it) and, only for references that
-            may look ahead, ``oracle`` (``evidence``: the turns outside the window that the next turn depends on).
+            put in front of the model), ``left_out`` (how many turns of reads and window did not fit into the model's
+            context; reads go first, oldest first), ``written`` (the turn, if the model wrote it) and, only for
+            references that may look ahead, ``oracle`` (``evidence``: the turns outside the window that the next turn
+            depends on).
 
         Raises:
             StmError: The action is out of range, or no episode is under way.
@@ -168,6 +170,7 @@ class MemoryEnv(gym.Env[Observation, NDArray[np.int64]]):
         if self._last is not None:
             info["coherence_gain"] = float(self._last.gain[0])
             info["reads"] = self._last.reads[0]
+            info["left_out"] = int(self._last.left_out[0])
             info["written"] = self._last.texts[0] or None
             info |= {f"reward/{name}": float(value[0]) for name, value in self._last.terms.items()}
         return info

@@ -103,9 +103,9 @@ class MemoryVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
 
         Returns:
             Observations, rewards, terminated, truncated (a leading axis of ``num_envs`` each) and
-            infos: arrays ``coherence_gain``, ``writes``, ``reads`` (their number), ``evidence_needed``,
-            ``evidence_held`` and ``reward/<term>``; and by environment ``read_turns`` (lists of turns) and
-            ``written`` (texts the model wrote, in ``generate`` mode).
+            infos: arrays ``coherence_gain``, ``writes``, ``reads`` (their number), ``left_out`` (turns that did not fit
+            into the model's context), ``evidence_needed``, ``evidence_held`` and ``reward/<term>``; and by environment
+            ``read_turns`` (lists of turns) and ``written`` (texts the model wrote, in ``generate`` mode).
         """
         rows = np.flatnonzero(~self.resting)
         if not len(rows):
@@ -113,34 +113,37 @@ class MemoryVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
         actions = np.asarray(actions, np.int64)
         if len(actions) != self.num_envs:
             raise StmError(f"{len(actions)} actions were given for {self.num_envs} environments; expected as many")
-        result = self.episodes.step(rows, actions[rows])
+        finish = self.episodes.begin(rows, actions[rows])  # the model scores while the rest goes on
+        over = rows[self.episodes.step_index[rows] > self.episodes.last_step[rows]]
+        infos: dict[str, Any] = {}
+        if len(over) and self.autoreset:
+            last = self.episodes.observe(over)
+            final = np.full(self.num_envs, None, dtype=object)
+            for number, row in enumerate(over.tolist()):
+                final[row] = {name: value[number] for name, value in last.items()}
+            infos |= {"final_obs": final, "_final_obs": np.isin(np.arange(self.num_envs), over)}
+            self._start(over, [None] * len(over))
+        self.resting[over] = not self.autoreset
+        observation = self.episodes.observe()
+        result = finish()
 
         def spread(values: Array) -> Array:
             full = np.zeros(self.num_envs, values.dtype)
             full[rows] = values
             return full
 
-        infos: dict[str, Any] = {
+        infos |= {
             "coherence_gain": spread(result.gain),
             "writes": spread(result.writes),
             "reads": spread(np.array([len(turns) for turns in result.reads], np.int64)),
+            "left_out": spread(result.left_out),
             "evidence_needed": spread(result.needed),
             "evidence_held": spread(result.held),
         }
         infos |= {f"reward/{name}": spread(value) for name, value in result.terms.items()}
         infos["written"] = {row: text for row, text in zip(rows.tolist(), result.texts, strict=True) if text}
         infos["read_turns"] = dict(zip(rows.tolist(), result.reads, strict=True))
-        terminated, truncated = spread(result.terminated), spread(result.truncated)
-        done = np.flatnonzero(terminated | truncated)
-        if len(done) and self.autoreset:
-            last = self.episodes.observe(done)
-            final = np.full(self.num_envs, None, dtype=object)
-            for number, row in enumerate(done.tolist()):
-                final[row] = {name: value[number] for name, value in last.items()}
-            infos |= {"final_obs": final, "_final_obs": terminated | truncated}
-            self._start(done, [None] * len(done))
-        self.resting[done] = not self.autoreset
-        return self.episodes.observe(), spread(result.reward), terminated, truncated, infos
+        return observation, spread(result.reward), spread(result.terminated), spread(result.truncated), infos
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return which actions are legal, shape ``(num_envs, (1 + R) * (K + 1))``."""
