@@ -30,6 +30,12 @@ def one_torch_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def scores_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep the scores of commands out of the user's cache."""
+    os.environ["STM_RL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Return the folder of real transcripts; skip the test where there is none."""

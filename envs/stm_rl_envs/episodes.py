@@ -191,6 +191,8 @@ class Episodes:
 
     def _writable(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which of the current turns may be written, shape ``(len(rows),)``."""
+        if not self.current:  # before the first episode
+            return np.zeros(len(rows), bool)
         steps = self.step_index[rows].tolist()
         return np.array([self.current[row].writable[step] for row, step in zip(rows, steps, strict=True)], bool)
 

@@ -8,10 +8,13 @@ from typing import Annotated
 import typer
 
 import stm_rl
+from stm_rl.cli.cache_app import cache_app
 from stm_rl.cli.demonstrate_app import demos_app
 from stm_rl.cli.many import ManyValues
 from stm_rl.cli.options import (
+    Cache,
     Candidates,
+    Compile,
     Device,
     Dtype,
     EnvId,
@@ -24,6 +27,8 @@ from stm_rl.cli.options import (
     NoiseLevel,
     PositionalTranscripts,
     Prefilter,
+    Ray,
+    RayWorkers,
     Rewards,
     Seed,
     Sets,
@@ -92,6 +97,8 @@ def train(
     lm: Model = "tiny",
     device: Device = "cpu",
     dtype: Dtype = "float32",
+    compile: Compile = False,
+    cache: Cache = None,
     eval_episodes: Annotated[
         int, typer.Option(help="Held-out episodes of the final evaluation; 0 for none.", min=0)
     ] = 200,
@@ -140,6 +147,8 @@ def train(
         lm=lm,
         device=device,
         dtype=dtype,
+        compile=compile,
+        cache=cache,
         seed=seed,
         threads=threads,
         out=out,
@@ -172,7 +181,11 @@ def label(
     lm: Model = "tiny",
     device: Device = "cpu",
     dtype: Dtype = "float32",
+    compile: Compile = False,
+    cache: Cache = None,
     seed: Seed = 0,
+    ray: Ray = None,
+    ray_workers: RayWorkers = None,
     threads: Annotated[int, typer.Option(help="Torch threads.", min=1)] = 1,
     report: Annotated[Path | None, typer.Option(help="Write the report here as JSON.")] = None,
     as_json: Json = False,
@@ -188,6 +201,8 @@ def label(
     `stm-rl label --env stm_rl/Story-v0 --episodes 100 --json`
 
     `stm-rl label sgd:dev/ --lm Qwen/Qwen3-0.6B --device cuda --dtype bfloat16 --prefilter embedding`
+
+    `stm-rl label chats.jsonl --ray 10.0.0.1:6379 --device cuda`
     """
     from stm_rl.cli.label import LabelRequest, run_label
     from stm_rl.cli.labels import LabelOptions
@@ -202,9 +217,13 @@ def label(
         lm=lm,
         device=device,
         dtype=dtype,
+        compile=compile,
+        cache=cache,
         seed=seed,
         threads=threads,
         episodes=episodes,
+        ray=ray,
+        ray_workers=ray_workers,
         options=LabelOptions(
             signal="text" if lm == "none" else signal,
             lookback=lookback,
@@ -264,6 +283,8 @@ def imitate(
     lm: Model = "tiny",
     device: Device = "cpu",
     dtype: Dtype = "float32",
+    compile: Compile = False,
+    cache: Cache = None,
     seed: Seed = 0,
     eval_episodes: Annotated[
         int, typer.Option(help="Held-out episodes of the final evaluation; 0 for none.", min=0)
@@ -301,6 +322,8 @@ def imitate(
         lm=lm,
         device=device,
         dtype=dtype,
+        compile=compile,
+        cache=cache,
         seed=seed,
         threads=threads,
         out=out,
@@ -342,9 +365,13 @@ def evaluate(
     lm: Model = "tiny",
     device: Device = "cpu",
     dtype: Dtype = "float32",
+    compile: Compile = False,
+    cache: Cache = None,
     seed: Annotated[int, typer.Option(help="Seeds random agents and the bootstrap.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Write eval.json here.")] = None,
     traces: Annotated[Path | None, typer.Option(help="Write traces of the first episodes here.")] = None,
+    ray: Ray = None,
+    ray_workers: RayWorkers = None,
     threads: Annotated[int, typer.Option(help="Torch threads.", min=1)] = 1,
     as_json: Json = False,
 ) -> None:
@@ -356,6 +383,8 @@ def evaluate(
     `stm-rl eval --agent runs/demo --set turns=80 --set entities=heldout --set templates=heldout`
 
     `stm-rl eval --transcripts chats.jsonl --agent runs/demo --json`
+
+    `stm-rl eval --agent runs/demo --episodes 5000 --ray local --ray-workers 8`
     """
     from stm_rl.cli.evaluate import EvalRequest, run_evaluation
 
@@ -370,10 +399,14 @@ def evaluate(
         lm=lm,
         device=device,
         dtype=dtype,
+        compile=compile,
+        cache=cache,
         seed=seed,
         threads=threads,
         agents=agent or [],
         episodes=episodes,
+        ray=ray,
+        ray_workers=ray_workers,
     )
     run_evaluation(request, out=out, traces=traces, as_json=as_json)
 
@@ -383,6 +416,7 @@ app.add_typer(bench, name="bench")
 app.add_typer(init_app, name="init")
 app.add_typer(validate_app, name="validate")
 app.add_typer(demos_app, name="demos")
+app.add_typer(cache_app, name="cache")
 
 
 @bench.command(name="recall", cls=ManyValues)

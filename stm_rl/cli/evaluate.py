@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,15 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from stm_rl.cli.cache import NO_CACHE, say_found
 from stm_rl.cli.labels import expert_of
 from stm_rl.cli.output import print_table
-from stm_rl.cli.task import Task, TaskRequest, make_task
+from stm_rl.cli.task import Task, TaskRequest, check_env_id, engine_of, make_task
+from stm_rl.cluster import LOCAL, Cluster, Stage, connect, play_on
 from stm_rl.errors import StmError
 from stm_rl.evaluation import Bootstrap, Played, difference, play, summarize
 from stm_rl.files import write_json, write_jsonl
+from stm_rl.rewards import as_reward
 from stm_rl.transcript import Transcript
 from stm_rl_agents import Agent, FullContext, Informed, Oracle, heuristics
 from stm_rl_agents.imitation.expert import EXPERT
@@ -34,6 +39,8 @@ class EvalRequest(TaskRequest):
 
     agents: list[str]
     episodes: int
+    ray: str | None = None
+    ray_workers: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +104,46 @@ def _can_play(agent: Agent, task: Task, transcripts: Sequence[Transcript], count
     return not agent.full_context and (agent.name != Oracle.name or all(transcripts[i].probes for i in range(count)))
 
 
+def stage_of(
+    task: Task,
+    learned: dict[str, list[PolicyAgent]],
+    episodes: int,
+    seed: int,
+    split: str,
+    more: Sequence[Agent] = (),
+) -> Stage:
+    """Return all agents of an evaluation, ``more`` references than are always there too, and their environment."""
+    make = partial(_make_env, task, split)
+    transcripts = make(1, False).episodes.prepare.transcripts
+    count = min(episodes, len(transcripts))
+    known = references(procedural="keys" in transcripts[0].turns[0].meta)
+    playable = [agent for agent in known if _can_play(agent, task, transcripts, count)]
+    always = {agent.name: [agent] for agent in (*heuristics(seed), *playable, *more)}
+    return Stage({**always, **learned}, make)
+
+
+def _make_env(task: Task, split: str, num_envs: int, full_context: bool) -> MemoryVectorEnv:
+    return task.make(num_envs, split=split, autoreset=False, full_context=full_context)
+
+
+def _stage_on_actor(
+    request: EvalRequest, task: Task, learned: dict[str, list[PolicyAgent]], split: str, level: float | None
+) -> Stage:
+    """Return the stage of an evaluation on another machine.
+
+    Args:
+        request: What was asked for.
+        task: The task, without what has to be made on each machine: language model and reward.
+        learned: The policies.
+        split: Part of the transcripts.
+        level: Noise of the labels of the hindsight expert; none if it does not play.
+    """
+    check_env_id(task.env)
+    task = replace(task, engine=engine_of(request), reward=as_reward(request.rewards or None))
+    more = [] if level is None else [expert_of(task, level)]
+    return stage_of(task, learned, request.episodes, request.seed, split, more)
+
+
 def evaluate_task(
     task: Task,
     learned: dict[str, list[PolicyAgent]],
@@ -105,39 +152,37 @@ def evaluate_task(
     seed: int,
     split: str,
     more: Sequence[Agent] = (),
+    on: tuple[Cluster, Callable[[], Stage]] | None = None,
 ) -> Evaluation:
-    """Play the held-out episodes with every agent, and with ``more`` references than are always there."""
+    """Play the held-out episodes with every agent, and with ``more`` references than are always there.
 
-    def make(num_envs: int, full_context: bool) -> MemoryVectorEnv:
-        return task.make(num_envs, split=split, autoreset=False, full_context=full_context)
-
-    probe = make(1, False)
-    transcripts = probe.episodes.prepare.transcripts
-    indices = range(min(episodes, len(transcripts)))
-    procedural = "keys" in transcripts[0].turns[0].meta
-    groups: dict[str, Sequence[Agent]] = {agent.name: [agent] for agent in heuristics(seed)}
-    playable = [agent for agent in references(procedural) if _can_play(agent, task, transcripts, len(indices))]
-    groups |= {agent.name: [agent] for agent in playable}
-    groups |= {agent.name: [agent] for agent in more}
-    groups |= learned
+    Args:
+        task: What is played.
+        learned: Policies, each once for each seed.
+        episodes: How many episodes.
+        seeds: Seeds of the policies, for the report.
+        seed: Seeds random agents and the bootstrap.
+        split: Part of the transcripts.
+        more: More references.
+        on: Play on this cluster, and what makes the stage there.
+    """
+    stage = stage_of(task, learned, episodes, seed, split, more)
+    probe = stage.make_env(1, False)
+    indices = range(min(episodes, len(probe.episodes.prepare.transcripts)))
+    traced = (*learned, EXPERT, "oracle", "none")
+    recorded = {name: TRACED_EPISODES for name in stage.agents if name in traced}
     played: dict[str, list[Played]] = {}
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description:28s}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("evaluating", total=len(indices) * sum(map(len, groups.values())))
-        for name, agents in groups.items():
-            progress.update(bar, description=f"evaluating {name}")
-            traced = name in (*learned, EXPERT, "oracle", "none")
-            played[name] = [
-                play(
-                    agent,
-                    make,
-                    indices,
-                    traces=TRACED_EPISODES if traced else 0,
-                    on_episodes=lambda count: progress.advance(bar, count),
-                )
-                for agent in agents
-            ]
+    with _progress(len(indices) * sum(map(len, stage.agents.values()))) as (say, advance):
+        if on is not None:
+            say(f"on {on[0].workers} actors")
+            played = play_on(*on, stage.agents, indices, recorded, advance)
+        else:
+            for name, agents in stage.agents.items():
+                say(name)
+                traces = recorded.get(name, 0)
+                played[name] = [
+                    play(agent, stage.make_env, indices, traces=traces, on_episodes=advance) for agent in agents
+                ]
     bootstrap = Bootstrap(len(indices), seed)
     settings = probe.episodes.settings
     report: dict[str, Any] = {
@@ -157,8 +202,21 @@ def evaluate_task(
     budgeted = [agent.name for agent in heuristics()]
     best = max(budgeted, key=lambda name: report["agents"][name]["return"]["mean"])
     against = {name: difference(played[name], played[best], bootstrap) for name in learned}
-    traces = [trace for results in played.values() for trace in results[0].traces]
-    return Evaluation(report, traces, against, best)
+    shown = [trace for results in played.values() for trace in results[0].traces]
+    return Evaluation(report, shown, against, best)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[tuple[Callable[[str], None], Callable[[int], None]]]:
+    """Show a bar on stderr, if it is a terminal; yield what says who plays, and what advances it."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description:28s}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("evaluating", total=total)
+        yield (
+            lambda who: progress.update(bar, description=f"evaluating {who}"),
+            lambda count: progress.advance(bar, count),
+        )
 
 
 def run_evaluation(request: EvalRequest, *, out: Path | None, traces: Path | None, as_json: bool) -> None:
@@ -173,12 +231,22 @@ def run_evaluation(request: EvalRequest, *, out: Path | None, traces: Path | Non
         path.parent.mkdir(parents=True, exist_ok=True)
     split = "all" if request.transcripts else "test"
     more = [expert_of(task)] if EXPERT in request.agents else []
-    result = evaluate_task(task, learned, request.episodes, seeds, request.seed, split, more)
+    play_all = partial(evaluate_task, task, learned, request.episodes, seeds, request.seed, split, more)
+    if request.ray is None:
+        result = play_all()
+    else:
+        # Several machines cannot share the file of scores.
+        there = request if request.ray == LOCAL else replace(request, cache=NO_CACHE)
+        level = more[0].level if more else None
+        sent = replace(task, engine=None, reward=None)
+        with connect(request.ray, request.device, request.ray_workers, request.threads) as cluster:
+            result = play_all(on=(cluster, partial(_stage_on_actor, there, sent, learned, split, level)))
     if out is not None:
         write_json(out, result.report)
     if traces is not None:
         write_jsonl(traces, result.traces)
     show(result, as_json)
+    say_found(task.engine, as_json)
 
 
 def show(result: Evaluation, as_json: bool) -> None:

@@ -71,7 +71,8 @@ def run_imitation(request: ImitateRequest, *, resume: bool, force: bool, as_json
         run = Run.open(request.out)
         config = run.config
         with reading(run.folder / "config.yaml", "restore it, or begin anew with --force"):
-            request = replace(restored(ImitateRequest, config["request"]), out=request.out)
+            found = restored(ImitateRequest, config["request"])
+            request = replace(found, out=request.out, cache=request.cache or found.cache)
             settings = ImitationSettings(**config["imitation"])
             check_types(settings)
     else:

@@ -5,18 +5,26 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from stm_rl.cli.labels import LabelOptions, label_all, make_labels, prepared
+from stm_rl.cli.cache import cache_folder, say_found
+from stm_rl.cli.labels import LabelOptions, Labels, label_all, make_labels, prepared
+from stm_rl.cli.progress import counted
 from stm_rl.cli.task import TaskRequest, make_task
+from stm_rl.cluster import LOCAL, connect, label_on
+from stm_rl.errors import StmError
 from stm_rl.files import write_json
 from stm_rl.labels import TextLabels
 from stm_rl.labels.statistics import label_statistics, prefilter_recall, warning
+from stm_rl.lm import load_engine
+from stm_rl.prepare import Prepared
 from stm_rl.rewards import as_reward
 
 
@@ -26,6 +34,8 @@ class LabelRequest(TaskRequest):
 
     episodes: int
     options: LabelOptions
+    ray: str | None = None
+    ray_workers: int | None = None
 
 
 def run_label(request: LabelRequest, *, out: Path, report: Path | None, as_json: bool) -> None:
@@ -37,7 +47,7 @@ def run_label(request: LabelRequest, *, out: Path, report: Path | None, as_json:
     items = prepared(task, split, count)
     start = time.monotonic()
     try:
-        label_all(labels, items)
+        _label(request, labels, items)
     except KeyboardInterrupt:
         print(f"stm-rl: interrupted; the labels so far are in {out}; the same command goes on", file=sys.stderr)
         raise
@@ -64,6 +74,23 @@ def run_label(request: LabelRequest, *, out: Path, report: Path | None, as_json:
         print()
     else:
         _print(found)
+    say_found(task.engine, as_json)
+
+
+def _label(request: LabelRequest, labels: Labels, items: Sequence[Prepared]) -> None:
+    """Label transcripts, here or on a Ray cluster, with a progress bar."""
+    if request.ray is None:
+        label_all(labels, items)
+        return
+    if labels.labeller is None:
+        raise StmError("labels from text take no time, so there is nothing to divide; leave --ray out")
+    folder = cache_folder(request.cache) if request.ray == LOCAL else None  # several machines cannot share the file
+    load = partial(load_engine, request.lm, request.device, request.dtype, folder, request.compile)
+    with (
+        connect(request.ray, request.device, request.ray_workers, request.threads) as cluster,
+        counted("labelling", len(items)) as advance,
+    ):
+        label_on(cluster, labels.labeller, load, items, advance)
 
 
 def _print(found: dict[str, Any]) -> None:

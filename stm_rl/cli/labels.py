@@ -96,9 +96,10 @@ def make_expert(labels: Labels) -> HindsightExpert:
     return HindsightExpert(labels.source, labels.source.level)
 
 
-def expert_of(task: Task) -> HindsightExpert:
-    """Return the hindsight expert of a task, with the usual labels."""
-    return make_expert(make_labels(task, LabelOptions(signal=FROM_MODEL if task.engine else FROM_TEXT)))
+def expert_of(task: Task, level: float | None = None) -> HindsightExpert:
+    """Return the hindsight expert of a task, with the usual labels; noise is measured unless its ``level`` is given."""
+    options = LabelOptions(signal=FROM_MODEL if task.engine else FROM_TEXT, noise_level=level)
+    return make_expert(make_labels(task, options))
 
 
 def label_all(labels: Labels, items: Sequence[Prepared]) -> None:

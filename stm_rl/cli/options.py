@@ -45,11 +45,38 @@ Model = Annotated[
     str,
     typer.Option(
         "--lm",
-        help="Language model: tiny (embedded), a folder, a Hugging Face id, or none if no reward term needs one.",
+        help="Language model: tiny (embedded), a folder or Hugging Face id of a causal or masked model, "
+        "openai:MODEL[@URL] behind a server, vllm:MODEL, or none if no reward term needs one.",
     ),
 ]
 Device = Annotated[str, typer.Option(help="Torch device of the language model: cpu, cuda, auto.")]
 Dtype = Annotated[str, typer.Option(help="Torch dtype of the language model.")]
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile", help="Compile a causal model with torch.compile; worth its minutes on a GPU, not on a CPU."
+    ),
+]
+Cache = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder in which scores are kept from run to run, or none; $STM_RL_CACHE or the usual place for caches "
+        "unless given.",
+        metavar="PATH",
+    ),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        help="Divide the work among the machines of a Ray cluster: its address, HOST:PORT as `ray start --head` prints "
+        "it, or local to start one on this machine.",
+        metavar="ADDRESS",
+    ),
+]
+RayWorkers = Annotated[
+    int | None,
+    typer.Option(help="Processes on the Ray cluster; one for each GPU, or without GPUs each CPU, unless given.", min=1),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Seed = Annotated[int, typer.Option(help="Seeds everything.")]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import stm_rl
+from stm_rl.cli.cache import say_found
 from stm_rl.cli.evaluate import evaluate_task, show
 from stm_rl.cli.sources import parse_source
 from stm_rl.cli.task import Task, TaskRequest
@@ -107,4 +108,5 @@ def finish(
     plot_learning_curve({policy.name: [run.metrics()]}, curve, title=title, references=references)
     if result is not None:
         show(result, as_json)
+    say_found(task.engine, as_json)
     print(f"wrote {run.folder}", file=sys.stderr)

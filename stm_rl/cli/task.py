@@ -15,6 +15,7 @@ import gymnasium as gym
 import numpy as np
 from transformers.utils import logging as transformers_logging
 
+from stm_rl.cli.cache import NO_CACHE, cache_folder
 from stm_rl.cli.sources import parse_source, read_saying
 from stm_rl.errors import StmError
 from stm_rl.lm import LanguageModel, ScoringEngine, load_engine
@@ -139,6 +140,8 @@ class TaskRequest:
     threads: int
     rewards: list[str] = field(default_factory=list)
     skip_bad: bool = False
+    cache: str | None = NO_CACHE
+    compile: bool = False
 
 
 def make_task(request: TaskRequest) -> Task:
@@ -153,20 +156,23 @@ def make_task(request: TaskRequest) -> Task:
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a log file needs no bars
     if not request.transcripts:
         check_env_id(request.env)
-        return Task(request.env, request.env, _engine(request), overrides, reward=reward)
+        return Task(request.env, request.env, engine_of(request), overrides, reward=reward)
     env = TRANSCRIPT_ENV if request.env == DEFAULT_ENV else request.env
     check_env_id(env)
     sources = [parse_source(text, request.format) for text in request.transcripts]
     sets = tuple(_read(path, format, request) for format, path in sources)
-    engine = _engine(request)
+    engine = engine_of(request)
     if engine is not None:
         check_fits([transcript.with_questions_asked() for found in sets for transcript in found], engine.lm)
     name = "transcripts:" + "+".join(path.name for _, path in sources)
     return Task(name if env == TRANSCRIPT_ENV else f"{env} on {name}", env, engine, overrides, sets, reward)
 
 
-def _engine(request: TaskRequest) -> ScoringEngine | None:
-    return None if request.lm == NO_LM else load_engine(request.lm, request.device, request.dtype)
+def engine_of(request: TaskRequest) -> ScoringEngine | None:
+    """Return the scoring engine of a request; none without a language model."""
+    if request.lm == NO_LM:
+        return None
+    return load_engine(request.lm, request.device, request.dtype, cache_folder(request.cache), request.compile)
 
 
 def _read(path: Path, format: str, request: TaskRequest) -> tuple[Transcript, ...]:

@@ -47,7 +47,8 @@ def run_training(request: TrainRequest, *, resume: bool, force: bool, as_json: b
         run = Run.open(request.out)
         config = run.config
         with reading(run.folder / "config.yaml", "restore it, or train anew with --force"):
-            request = replace(restored(TrainRequest, config["request"]), out=request.out)
+            found = restored(TrainRequest, config["request"])
+            request = replace(found, out=request.out, cache=request.cache or found.cache)
             settings = _settings(config["ppo"])
             check_types(settings)
         init = PolicyAgent.load(run.folder / "checkpoint" / "init") if request.init else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from stm_rl.errors import StmError
 
 FloatArray = NDArray[np.float64]
+BATCH = 64
+"""Environments stepped together."""
 
 
 class Player(Protocol):
@@ -22,6 +24,10 @@ class Player(Protocol):
     @property
     def full_context(self) -> bool:
         """Whether the whole history is put in front of the model."""
+
+    @property
+    def draws(self) -> bool:
+        """Whether it acts at random, so that what it does depends on the episodes played before."""
 
     def start(self, env: Any) -> None:
         """Called once before the first step."""
@@ -60,13 +66,23 @@ class Played:
     recalled: FloatArray
     traces: list[dict[str, Any]] = field(default_factory=list)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Played]) -> Played:
+        """Return what was done in the episodes of all parts, one after another."""
+        values = {
+            field.name: np.concatenate([getattr(part, field.name) for part in parts])
+            for field in fields(cls)
+            if field.name != "traces"
+        }
+        return cls(**values, traces=[trace for part in parts for trace in part.traces])
+
 
 def play(
     agent: Player,
     make_env: MakeEnv,
     episodes: Sequence[int],
     *,
-    batch: int = 64,
+    batch: int = BATCH,
     traces: int = 0,
     on_episodes: Callable[[int], None] = lambda count: None,
 ) -> Played:

@@ -1,5 +1,6 @@
-"""Language models: the protocol, the Hugging Face backend, the scoring engine and the embedded model."""
+"""Language models: the protocol, the Hugging Face backend, the scoring engine, its cache and the embedded model."""
 
+from stm_rl.lm.cache import ScoreCache
 from stm_rl.lm.causal import CausalLM
 from stm_rl.lm.engine import ScoringEngine
 from stm_rl.lm.loading import EMBEDDED
@@ -12,6 +13,7 @@ __all__ = [
     "CausalLM",
     "LanguageModel",
     "PromptFormat",
+    "ScoreCache",
     "ScoringEngine",
     "as_engine",
     "load_engine",

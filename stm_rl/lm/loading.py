@@ -42,7 +42,11 @@ def load_pretrained(auto_class: Any, name: str | Path, device: str, dtype: str) 
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar for a file of 2 MB is noise
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-        model = auto_class.from_pretrained(source, dtype=torch_dtype, use_safetensors=True)
+        model, info = auto_class.from_pretrained(
+            source, dtype=torch_dtype, use_safetensors=True, output_loading_info=True
+        )
+        if missing := sorted(info["missing_keys"]):
+            raise ValueError(f"it has no weights {missing[0]}; expected a checkpoint with a language model's head")
         return model.to(device_of(device)).eval(), tokenizer
     except PROBLEMS as error:
         raise _cannot_load(name, error) from error
@@ -58,7 +62,7 @@ def is_masked(name: str | Path) -> bool:
         architectures = AutoConfig.from_pretrained(source_of(name)).architectures or ()
     except PROBLEMS as error:
         raise _cannot_load(name, error) from error
-    return any(architecture.endswith("ForMaskedLM") for architecture in architectures)
+    return any(architecture.endswith(("ForMaskedLM", "ForPreTraining")) for architecture in architectures)
 
 
 def source_of(name: str | Path) -> str | Path:
