@@ -56,9 +56,9 @@ class VLLM:
             from vllm import LLM
         except ImportError as error:
             raise StmError("vllm is not installed; run: pip install 'stm-rl[vllm]'") from error
-        chosen = {"enable_prefix_caching": True, "load_format": "safetensors"} | options | {"trust_remote_code": False}
+        chosen = {"enable_prefix_caching": True, "load_format": "safetensors"} | options
         try:
-            llm = LLM(model=str(source_of(name)), dtype=dtype, **chosen)
+            llm = LLM(model=str(source_of(name)), dtype=dtype, trust_remote_code=False, **chosen)
         except (*PROBLEMS, TypeError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise StmError(
