@@ -482,6 +482,7 @@ def test_after_an_error_no_more_requests_are_sent(server: Server, remote: Remote
     server.delay = lambda body: 0.02
     with pytest.raises(StmError, match="refuses the key"):
         remote.generate(["a"] * 100)
+    time.sleep(0.3)
     assert len(server.asked) < 50
 
 

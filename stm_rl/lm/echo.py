@@ -80,11 +80,11 @@ def _start(letters: bytes, data: bytes, place: int, split: int, hidden: bool) ->
         split: How many pieces of split letters are between them.
         hidden: None of them is shown.
     """
-    if not split:
-        blank = len(data) - place - len(data[place:].lstrip())  # some servers leave out the space in front of a word
-        return next((start for start in (place, place + blank) if data.startswith(letters, start)), -1)
-    if hidden and data.startswith(letters, place) and (place == 0 or not letters.isascii()):
+    if (hidden or not split) and data.startswith(letters, place):
         return place
+    if not split:  # some servers leave out the space in front of a word
+        start = len(data) - len(data[place:].lstrip())
+        return start if data.startswith(letters, start) else -1
     return data.find(letters, place + split, place + 4 * split + len(letters))
 
 
