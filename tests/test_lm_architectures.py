@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +87,20 @@ def test_only_used_positions_go_through_the_end_of_the_last_block(name: str, rot
     assert seen[-1] == len(ids) - count
     del part.forward
     assert lm.score([context], [target])[0] == pytest.approx(score, abs=1e-5)
+
+
+def test_a_copy_of_the_model_is_on_its_own(rotary_folder: Path) -> None:
+    lm = model_of("Qwen3", rotary_folder)
+    copied = deepcopy(lm.model)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        expected = lm.model(ids).logits
+        copied.base_model.layers[-1].mlp.down_proj.weight.mul_(2)
+        assert torch.equal(lm.model(ids).logits, expected)
+        assert not torch.equal(copied(ids).logits, expected)
+    score = lm.score(["the kite"], [" harbor"])[0]
+    other = CausalLM(copied, lm.tokenizer, "copied")
+    assert other.score(["the kite"], [" harbor"])[0] == pytest.approx(
+        plain_score(other, "the kite", " harbor"), abs=1e-4
+    )
+    assert lm.score(["the kite"], [" harbor"])[0] == score

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -36,6 +37,15 @@ class LastBlock:
     def remove(self) -> None:
         """Give the model its own ways back."""
         self._part.forward = self._whole
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LastBlock:
+        """Go with a copy of the model, such as a trainer makes for reference."""
+        copied = object.__new__(LastBlock)
+        memo[id(self)] = copied
+        copied._here = threading.local()
+        copied._part = deepcopy(self._part, memo)
+        copied._whole = getattr(self._whole, "__func__", self._whole).__get__(copied._part)
+        return copied
 
     def _forward(self, states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         positions = getattr(self._here, "positions", None)
