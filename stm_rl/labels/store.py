@@ -15,8 +15,11 @@ import numpy as np
 
 from stm_rl.errors import StmError
 from stm_rl.labels.table import GainTable
+from stm_rl.write_ahead import write_ahead
 
 FORMAT = "stm-rl/labels-1"
+PATIENCE = 60.0
+"""Seconds to wait for a file that another process has locked."""
 
 
 class LabelStore:
@@ -37,9 +40,9 @@ class LabelStore:
         self.damaged = 0
         path.parent.mkdir(parents=True, exist_ok=True)
         with _errors(self.path):
-            self._db = sqlite3.connect(path, timeout=60)
+            self._db = sqlite3.connect(path, PATIENCE)
             weakref.finalize(self, self._db.close)
-            self._db.execute("PRAGMA journal_mode=WAL")
+            write_ahead(self._db, PATIENCE)
             self._db.execute("CREATE TABLE IF NOT EXISTS card (id INTEGER PRIMARY KEY CHECK (id = 1), value TEXT)")
             self._db.execute(
                 "CREATE TABLE IF NOT EXISTS labels (transcript BLOB PRIMARY KEY, pairs BLOB, gains BLOB, digest BLOB)"

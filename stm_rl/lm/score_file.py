@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sqlite3
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stm_rl.errors import StmError
+from stm_rl.write_ahead import write_ahead
 
 FILE = "scores.sqlite"
 PATIENCE = 10.0
@@ -64,7 +64,7 @@ def connect(path: Path) -> sqlite3.Connection:
             error = sqlite3.DatabaseError("it is a database of something else")
             error.sqlite_errorcode = sqlite3.SQLITE_NOTADB
             raise error
-        _write_ahead(db)
+        write_ahead(db, PATIENCE)
         for setting in ("synchronous=NORMAL", "secure_delete=OFF", "cache_size=-32000"):
             db.execute(f"PRAGMA {setting}")
         with db:
@@ -140,19 +140,6 @@ def clear(folder: Path, model: str | None = None) -> int | None:
 def advice(error: BaseException) -> str:
     """Return what to do about an error."""
     return ADVICE.get(_code(error), "check the folder's permissions, or give another one with --cache")
-
-
-def _write_ahead(db: sqlite3.Connection) -> None:
-    """Switch to a write-ahead log; here SQLite itself does not wait for other processes that open the file."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            db.execute("PRAGMA journal_mode=WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
 
 
 def _clear(db: sqlite3.Connection, path: Path, model: str | None) -> int:
