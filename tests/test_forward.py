@@ -90,7 +90,7 @@ def threads() -> Iterator[None]:
 @pytest.mark.usefixtures("threads")
 def test_tasks_run_side_by_side_on_one_torch_thread_each_and_come_back_in_order() -> None:
     torch.set_num_threads(3)
-    workers = Workers()
+    workers = Workers(CPU)
     together = threading.Barrier(3, timeout=20)
 
     def work(task: int) -> tuple[int, int]:
@@ -108,7 +108,7 @@ def test_tasks_run_side_by_side_on_one_torch_thread_each_and_come_back_in_order(
 
 def test_one_thread_needs_no_others() -> None:
     me = threading.get_ident()
-    assert Workers().map(lambda _: threading.get_ident(), range(3)) == [me] * 3
+    assert Workers(CPU).map(lambda _: threading.get_ident(), range(3)) == [me] * 3
 
 
 @pytest.mark.usefixtures("threads")
@@ -119,7 +119,7 @@ def test_an_error_comes_out() -> None:
         raise StmError(f"task {task}")
 
     with pytest.raises(StmError, match="task 0"):
-        Workers().map(work, [0, 1])
+        Workers(CPU).map(work, [0, 1])
 
 
 def test_running_out_of_memory_is_logged_as_a_warning(caplog: pytest.LogCaptureFixture) -> None:

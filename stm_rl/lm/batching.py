@@ -172,17 +172,23 @@ class Layout:
 
 def lay_out(rows: Sequence[Row], skip: int, height: int, width: int, pad: int) -> Layout:
     """Return the batch of ``rows`` without their first ``skip`` tokens, padded to ``(height, width)``."""
-    ids = np.full((height, width), pad, np.int64)
+    ids = padded([row.ids[skip:] for row in rows], height, width, pad)
     positions, labels, owners = [], [], []
     for number, row in enumerate(rows):
-        tokens = np.array(row.ids[skip:], np.int64)
-        ids[number, : len(tokens)] = tokens
         for start, end, request in row.spans:
             begin = start - skip - 1
             positions.append(np.arange(number * width + begin, number * width + begin + end - start))
-            labels.append(tokens[begin + 1 : end - skip])
+            labels.append(ids[number, begin + 1 : end - skip])
             owners.append(np.full(end - start, request))
     return Layout(ids, np.concatenate(positions), np.concatenate(labels), np.concatenate(owners))
+
+
+def padded(sequences: Sequence[Sequence[int]], height: int, width: int, pad: int) -> NDArray[np.int64]:
+    """Return sequences as the first rows of an array of shape ``(height, width)``, padded on the right."""
+    ids = np.full((height, width), pad, np.int64)
+    for row, tokens in zip(ids, sequences, strict=False):
+        row[: len(tokens)] = tokens
+    return ids
 
 
 def bucket(size: int, least: int = 1) -> int:

@@ -17,24 +17,22 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from stm_rl.errors import StmError
-from stm_rl.lm.batching import Family, Row, bucket, families, lay_out, merged, packed
-from stm_rl.lm.forward import Budget, Workers
+from stm_rl.lm.batching import Family, Row, bucket, families, lay_out, merged, packed, padded
+from stm_rl.lm.checks import check_finite, check_pairs, room_for
 from stm_rl.lm.last_block import LastBlock
-from stm_rl.lm.loading import EMBEDDED, load_pretrained, weights_hash
+from stm_rl.lm.loading import EMBEDDED, load_pretrained
 from stm_rl.lm.tokens import PairTokenizer
+from stm_rl.lm.transformers_lm import PROBE_TOKENS, TransformersLM
 
 HEAD_NUMBERS = {"cpu": 2**22}
 """Most logits at once, by device type."""
 MOST_HEAD_NUMBERS = 2**27
-PROBE_TOKENS = 2048
-"""Tokens of the pass that measures memory."""
 
 Scored = tuple[NDArray[np.int64], torch.Tensor]
 """The requests that scored tokens belong to, and the log-likelihoods of the tokens."""
 
 
-class CausalLM:
+class CausalLM(TransformersLM[PairTokenizer]):
     """A causal language model and its tokenizer.
 
     Scoring pads on the right and passes no attention mask. Under a causal mask no token can see the
@@ -44,10 +42,6 @@ class CausalLM:
     keys and values are kept) where that saves at least half a batch.
 
     Attributes:
-        id: The name or path it was loaded from.
-        max_tokens: Length of the model's context.
-        tokens: Tokens put through the model for scores so far, without padding.
-        padding: Padding tokens so far.
         reused: Tokens that needed no computing since they are those of another request.
         seconds: Time spent in forward passes; tokenization and batching are not part of it.
     """
@@ -66,16 +60,11 @@ class CausalLM:
             compile: Compile the model with ``torch.compile`` (CUDA graphs on a GPU). Batches then have a few fixed
                 shapes; the first pass of each takes seconds to minutes.
         """
-        self.text = PairTokenizer(tokenizer, id, getattr(model.config, "max_position_embeddings", None))
-        self.model = model.eval()
-        self.tokenizer = tokenizer
-        self.id = id
-        self.max_tokens = self.text.max_tokens
-        self.tokens = self.padding = self.reused = 0
+        text = PairTokenizer(tokenizer, id, getattr(model.config, "max_position_embeddings", None))
+        super().__init__(model, tokenizer, text, id, batch_tokens)
+        self.reused = 0
         self.seconds = 0.0
         self.compiled = compile
-        self._budget = Budget(model.device, batch_tokens)
-        self._workers = Workers()
         arguments = inspect.signature(model.base_model.forward).parameters  # transformers renamed one in 5.24
         self._cache_argument = "cache" if "cache" in arguments else "past_key_values"
         self._plain_head = self._has_plain_head()
@@ -110,21 +99,6 @@ class CausalLM:
         model, tokenizer = load_pretrained(AutoModelForCausalLM, name, device, dtype)
         return cls(model, tokenizer, str(name), batch_tokens, compile)
 
-    @property
-    def batch_tokens(self) -> int:
-        """Most tokens, padding included, in one forward pass."""
-        return self._budget.tokens
-
-    @property
-    def truncated(self) -> int:
-        """How many contexts have lost their oldest tokens so far because they did not fit."""
-        return self.text.truncated
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Short hash of the weights; see :func:`stm_rl.lm.loading.weights_hash`."""
-        return weights_hash(self.model)
-
     @cached_property
     def cache_key(self) -> str:
         """What scores depend on besides the texts: weights, tokenizer and dtype."""
@@ -133,8 +107,7 @@ class CausalLM:
 
     def score(self, contexts: Sequence[str], targets: Sequence[str]) -> NDArray[np.float64]:
         """Return log p(target | context) in nats; see :class:`stm_rl.lm.protocol.LanguageModel`."""
-        if len(contexts) != len(targets):
-            raise StmError(f"got {len(contexts)} contexts and {len(targets)} targets; expected as many of both")
+        check_pairs(contexts, targets)
         if not contexts:
             return np.zeros(0)
         pairs = self.text.encode(contexts, targets)
@@ -147,18 +120,13 @@ class CausalLM:
             for batch in ([family.rows] if family.shared else self._batches(family.rows, 0))
         ]
         start = time.perf_counter()
-        found = [scored for some in self._map(self._score_task, tasks) for scored in some]
+        found = [scored for some in self._workers.map(self._score_task, tasks) for scored in some]
         values = torch.cat([value for _, value in found]).cpu().numpy()
         self.seconds += time.perf_counter() - start
         self.reused += sum(len(ids) for ids, _ in pairs) - sum(len(row.ids) for row in rows)
         owners = np.concatenate([owner for owner, _ in found])
         scores = np.asarray(np.bincount(owners, values, len(pairs)), np.float64)  # sums in double precision
-        if not np.isfinite(scores).all():
-            bad = int(np.flatnonzero(~np.isfinite(scores))[0])
-            raise StmError(
-                f"model {self.id} gave the score {scores[bad]} for {targets[bad][:60]!r}; "
-                "expected a finite log-likelihood: try dtype float32, or check the model's weights"
-            )
+        check_finite(scores, targets, self.id)
         return scores
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -168,9 +136,11 @@ class CausalLM:
             return vectors
         rows = [Row(ids, []) for ids in self.text.texts(texts)]
         self._budget.measure(PROBE_TOKENS, self._probe)
-        batches = packed([len(row.ids) for row in rows], self.batch_tokens, self._parts, self._width)
+        batches = packed([len(row.ids) for row in rows], self.batch_tokens, self._workers.parts, self._width)
         start = time.perf_counter()
-        found = self._map(lambda batch: self._budget.run([rows[number] for number in batch], self._embed_rows), batches)
+        found = self._workers.map(
+            lambda batch: self._budget.run([rows[number] for number in batch], self._embed_rows), batches
+        )
         self.seconds += time.perf_counter() - start
         for batch, parts in zip(batches, found, strict=True):
             vectors[batch] = torch.cat(parts).cpu().numpy()
@@ -178,12 +148,7 @@ class CausalLM:
 
     def generate(self, contexts: Sequence[str], max_new_tokens: int = 40) -> list[str]:
         """Continue each context greedily until the end of its line or ``max_new_tokens`` tokens."""
-        room = self.max_tokens - max_new_tokens
-        if room < 1 or max_new_tokens < 1:
-            raise StmError(
-                f"max_new_tokens is {max_new_tokens}; expected 1 to {self.max_tokens - 1}, since model {self.id} "
-                f"reads at most {self.max_tokens} tokens"
-            )
+        room = room_for(max_new_tokens, self.max_tokens, self.id)
         encoded = self.text.texts(contexts, room)
         texts = [""] * len(encoded)
         for batch in packed([len(ids) + max_new_tokens for ids in encoded], 4 * self.batch_tokens):
@@ -192,19 +157,7 @@ class CausalLM:
                 texts[row] = text
         return texts
 
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Return how many tokens each text has, without special tokens."""
-        return self.text.count(texts)
-
     # Batches.
-
-    @property
-    def _parts(self) -> int:
-        """How many batches run side by side."""
-        return torch.get_num_threads() if self.model.device.type == "cpu" else 1
-
-    def _map(self, work: Any, tasks: Sequence[Any]) -> list[Any]:
-        return self._workers.map(work, tasks) if self._parts > 1 else [work(task) for task in tasks]
 
     def _width(self, length: int) -> int:
         return bucket(length, 32) if self.compiled else length
@@ -218,7 +171,7 @@ class CausalLM:
         lengths = [len(row.ids) - skip for row in rows]
         return [
             [rows[number] for number in batch]
-            for batch in packed(lengths, self.batch_tokens, 1 if skip else self._parts, self._width)
+            for batch in packed(lengths, self.batch_tokens, 1 if skip else self._workers.parts, self._width)
         ]
 
     def _score_task(self, task: tuple[int, list[Row]]) -> list[Scored]:
@@ -282,15 +235,10 @@ class CausalLM:
         lengths = np.array([len(row.ids) for row in rows], np.int64)
         width = self._width(int(lengths.max()))
         height = self._height(len(rows), width)
-        ids = np.full((height, width), self.text.pad_id, np.int64)
-        for number, row in enumerate(rows):
-            ids[number, : len(row.ids)] = row.ids
+        ids = padded([row.ids for row in rows], height, width, self.text.pad_id)
         with torch.inference_mode():
             states: torch.Tensor = self._base(input_ids=self._move(ids), use_cache=False).last_hidden_state
-            hidden = states[: len(rows)].float()
-            counts = self._move(lengths)[:, None]
-            keep = torch.arange(width, device=hidden.device) < counts
-            return (hidden * keep[..., None]).sum(1) / counts
+            return self._mean(states, lengths)
 
     def _continue(self, encoded: Sequence[list[int]], max_new_tokens: int) -> list[str]:
         pad = self.text.pad_id
@@ -309,13 +257,6 @@ class CausalLM:
             )
         texts = self.tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
         return [text.split("\n")[0].strip() for text in texts]
-
-    def _move(self, array: NDArray[np.int64]) -> torch.Tensor:
-        """Return an array on the model's device; the copy to a GPU does not wait for what runs there."""
-        tensor = torch.from_numpy(array)
-        if self.model.device.type == "cuda":
-            return tensor.pin_memory().to(self.model.device, non_blocking=True)
-        return tensor.to(self.model.device)
 
     # What a model can do.
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stm_rl.errors import StmError
 from stm_rl.lm.cache import ScoreCache
+from stm_rl.lm.checks import check_finite
 from stm_rl.lm.protocol import LanguageModel
 
 
@@ -152,12 +152,7 @@ class ScoringEngine:
         scores = self.lm.score([contexts[row] for row in rows], [targets[row] for row in rows])
         self.seconds += time.perf_counter() - start
         self.computed += len(rows)
-        if not np.isfinite(scores).all():
-            bad = int(np.flatnonzero(~np.isfinite(scores))[0])
-            raise StmError(
-                f"model {self.lm.id} gave the score {scores[bad]} for {targets[rows[bad]][:60]!r}; expected finite "
-                "nats; check the model's weights"
-            )
+        check_finite(scores, [targets[row] for row in rows], self.lm.id, "check the model's weights")
         new = dict(zip(missing, scores.tolist(), strict=True))
         self._scores.update(new)
         if self.cache:

@@ -89,13 +89,20 @@ class Workers:
     operation waits for the slowest of them; the more so if the cores are busy.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        """Make no thread yet; elsewhere than on a CPU batches run one after the other."""
+        self._device = device
         self._pool: ThreadPoolExecutor | None = None
         self._size = 0
 
+    @property
+    def parts(self) -> int:
+        """How many batches run side by side: as many as torch is set to use threads here."""
+        return torch.get_num_threads() if self._device.type == "cpu" else 1
+
     def map(self, work: Callable[[T], R], tasks: Sequence[T]) -> list[R]:
-        """Return ``work`` of each task, in order; on as many threads as torch is set to use here."""
-        threads = torch.get_num_threads()
+        """Return ``work`` of each task, in order."""
+        threads = self.parts
         if threads == 1 or len(tasks) == 1:
             return [work(task) for task in tasks]
         if self._pool is None or self._size != threads:

@@ -15,14 +15,14 @@ from transformers import AutoModelForMaskedLM
 
 from stm_rl.errors import StmError
 from stm_rl.lm.batching import packed
-from stm_rl.lm.forward import Budget, Workers
-from stm_rl.lm.loading import load_pretrained, weights_hash
+from stm_rl.lm.checks import check_finite, check_pairs
+from stm_rl.lm.loading import load_pretrained
 from stm_rl.lm.masked_parts import close, head_alone, max_positions
 from stm_rl.lm.masked_tokens import Ids, MaskedTokenizer, Variant
+from stm_rl.lm.transformers_lm import PROBE_TOKENS, TransformersLM
 
-PROBE_TOKENS = 2048
 PROBE_WIDTH = 32
-"""Tokens of the pass that measures memory, and of each text in it."""
+"""Tokens of each text in the pass that measures memory."""
 
 T = TypeVar("T")
 Row = tuple[Ids, int, int, int]
@@ -31,7 +31,7 @@ Scored = tuple[list[int], torch.Tensor]
 """The requests that scored tokens belong to, and the log-probabilities of the tokens."""
 
 
-class MaskedLM:
+class MaskedLM(TransformersLM[MaskedTokenizer]):
     """A masked language model and its tokenizer.
 
     A score is a pseudo-log-likelihood (Salazar et al. 2020, "Masked Language Model Scoring"): the sum over the
@@ -55,11 +55,7 @@ class MaskedLM:
     mask, or whose logits padding changes all the same, gets rows of equal length.
 
     Attributes:
-        id: The name or path it was loaded from.
-        max_tokens: Most tokens of a text, special tokens included.
         variant: The scoring variant.
-        tokens: Tokens put through the model for scores so far, without padding.
-        padding: Padding tokens so far.
     """
 
     def __init__(
@@ -84,15 +80,9 @@ class MaskedLM:
         Raises:
             StmError: The tokenizer is slow, has no mask token, or splits no words and the variant needs them.
         """
-        self.text = MaskedTokenizer(tokenizer, id, max_positions(model), variant)
-        self.model = model.eval()
-        self.tokenizer = tokenizer
-        self.id = id
-        self.max_tokens = self.text.max_tokens
-        self.variant = self.text.variant
-        self.tokens = self.padding = 0
-        self._budget = Budget(model.device, batch_tokens)
-        self._workers = Workers()
+        text = MaskedTokenizer(tokenizer, id, max_positions(model), variant)
+        super().__init__(model, tokenizer, text, id, batch_tokens)
+        self.variant = text.variant
         accepted = inspect.signature(model.base_model.forward).parameters
         self._takes_types = "token_type_ids" in accepted and "token_type_ids" in tokenizer.model_input_names
         self._pads = "attention_mask" in accepted and self._padding_is_hidden()
@@ -125,21 +115,6 @@ class MaskedLM:
         model, tokenizer = load_pretrained(AutoModelForMaskedLM, name, device, dtype)
         return cls(model, tokenizer, str(name), batch_tokens, variant)
 
-    @property
-    def batch_tokens(self) -> int:
-        """Most tokens, padding included, in one forward pass."""
-        return self._budget.tokens
-
-    @property
-    def truncated(self) -> int:
-        """How many contexts have lost their oldest tokens so far because they did not fit."""
-        return self.text.truncated
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Short hash of the weights; see :func:`stm_rl.lm.loading.weights_hash`."""
-        return weights_hash(self.model)
-
     @cached_property
     def cache_key(self) -> str:
         """What scores depend on besides the texts: weights, dtype, tokenizer, longest text and scoring variant."""
@@ -150,8 +125,7 @@ class MaskedLM:
 
         See :class:`stm_rl.lm.protocol.LanguageModel`.
         """
-        if len(contexts) != len(targets):
-            raise StmError(f"got {len(contexts)} contexts and {len(targets)} targets; expected as many of both")
+        check_pairs(contexts, targets)
         if not contexts:
             return np.zeros(0)
         requests = self.text.encode(contexts, targets)
@@ -161,12 +135,7 @@ class MaskedLM:
         owners = [owner for some, _ in found for owner in some]
         values = torch.cat([value for _, value in found]).cpu().numpy()
         scores = np.asarray(np.bincount(owners, values, len(requests)), np.float64)  # sums in double precision
-        if not np.isfinite(scores).all():
-            bad = int(np.flatnonzero(~np.isfinite(scores))[0])
-            raise StmError(
-                f"model {self.id} gave the score {scores[bad]} for {targets[bad][:60]!r}; "
-                "expected a finite log-likelihood: try dtype float32, or check the model's weights"
-            )
+        check_finite(scores, targets, self.id)
         return scores
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -188,10 +157,6 @@ class MaskedLM:
             "mode=generate"
         )
 
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Return how many tokens each text has, without special tokens."""
-        return self.text.count(texts)
-
     # Batches.
 
     def _run(
@@ -199,21 +164,19 @@ class MaskedLM:
     ) -> list[tuple[list[int], list[Any]]]:
         """Return row numbers in batches, each with what ``work`` makes of it, in parts if memory runs out."""
         self._budget.measure(PROBE_TOKENS, self._probe)
-        parts = torch.get_num_threads() if self.model.device.type == "cpu" else 1
         groups: dict[int, list[int]] = {}
         for row, length in enumerate(lengths):
             groups.setdefault(0 if self._pads else length, []).append(row)
         batches = [
             [group[i] for i in batch]
             for group in groups.values()
-            for batch in packed([lengths[row] for row in group], self.batch_tokens, parts)
+            for batch in packed([lengths[row] for row in group], self.batch_tokens, self._workers.parts)
         ]
 
         def run(batch: list[int]) -> list[Any]:
             return self._budget.run([rows[row] for row in batch], work)
 
-        found = self._workers.map(run, batches) if parts > 1 else [run(batch) for batch in batches]
-        return list(zip(batches, found, strict=True))
+        return list(zip(batches, self._workers.map(run, batches), strict=True))
 
     def _score_rows(self, rows: Sequence[Row]) -> Scored:
         width, real = max(len(ids) for ids, *_ in rows), sum(len(ids) for ids, *_ in rows)
@@ -239,11 +202,9 @@ class MaskedLM:
             return -torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
 
     def _embed_rows(self, rows: Sequence[Ids]) -> torch.Tensor:
-        counts = self._move(np.array([len(ids) for ids in rows], np.int64))[:, None]
         with torch.inference_mode():
-            hidden: torch.Tensor = self.model.base_model(**self._inputs(rows))[0].float()
-            keep = torch.arange(hidden.shape[1], device=hidden.device) < counts
-            return (hidden * keep[..., None]).sum(1) / counts
+            states: torch.Tensor = self.model.base_model(**self._inputs(rows))[0]
+            return self._mean(states, np.array([len(ids) for ids in rows], np.int64))
 
     def _inputs(self, rows: Sequence[Ids]) -> dict[str, torch.Tensor]:
         """Return what the model takes for a batch of texts, padded on the right."""
@@ -258,13 +219,6 @@ class MaskedLM:
         if self._takes_types:
             inputs["token_type_ids"] = self.text.types(lengths, width)
         return {name: self._move(array) for name, array in inputs.items()}
-
-    def _move(self, array: NDArray[np.int64]) -> torch.Tensor:
-        """Return an array on the model's device; the copy to a GPU does not wait for what runs there."""
-        tensor = torch.from_numpy(array)
-        if self.model.device.type == "cuda":
-            return tensor.pin_memory().to(self.model.device, non_blocking=True)
-        return tensor.to(self.model.device)
 
     def _probe(self) -> None:
         """Run a pass of the size that memory is measured with, of short texts, which have most logits."""

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stm_rl.errors import StmError
+from stm_rl.lm.tokens import FittingTokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -36,15 +37,13 @@ class Request:
     spans: list[tuple[int, int]]
 
 
-class MaskedTokenizer:
+class MaskedTokenizer(FittingTokenizer):
     """Turns contexts and targets into tokens that fit a masked model.
 
     Attributes:
         mask_id: The token that masks others.
         pad_id: The padding token, or the mask token of a tokenizer without one: no token sees it.
-        max_tokens: Most tokens of a text, special tokens included.
         variant: The scoring variant.
-        truncated: How many contexts have lost their oldest tokens so far because they did not fit.
     """
 
     def __init__(self, tokenizer: Any, model: str, max_positions: int | None, variant: Variant | None = None) -> None:
@@ -60,22 +59,14 @@ class MaskedTokenizer:
         Raises:
             StmError: The tokenizer is slow, has no mask token, or splits no words and the variant needs them.
         """
-        if not getattr(tokenizer, "is_fast", False):
-            raise StmError(f"model {model} has only a slow tokenizer; stm-rl needs a fast one (a tokenizer.json file)")
+        super().__init__(tokenizer, model, max_positions, UNSTATED_LENGTH)
         if tokenizer.mask_token_id is None:
             raise StmError(
                 f"the tokenizer of model {model} has no mask token; expected that of a masked (BERT-type) model"
             )
-        self.model = model
         self.mask_id = int(tokenizer.mask_token_id)
         self.pad_id = self.mask_id if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
-        self._backend = tokenizer.backend_tokenizer
-        self._backend.no_padding()  # a tokenizer file may ask for either
-        self._backend.no_truncation()
-        limits = (max_positions, tokenizer.model_max_length)
-        self.max_tokens = int(min((limit for limit in limits if limit and limit < 10**9), default=UNSTATED_LENGTH))
         self.variant = self._choose(variant)
-        self.truncated = 0
         sample = self._backend.encode("a")
         self._before = sample.special_tokens_mask.index(0)  # special tokens in front of a text, and after it
         self._after = sample.special_tokens_mask[::-1].index(0)
@@ -107,10 +98,6 @@ class MaskedTokenizer:
         """Return the tokens of whole texts, at least one each; those of too many lose their oldest."""
         encodings = self._backend.encode_batch(list(texts))
         return [self._fit(np.array(encoding.ids or [self.mask_id], np.int64)) for encoding in encodings]
-
-    def count(self, texts: Sequence[str]) -> list[int]:
-        """Return how many tokens each text has, without special tokens."""
-        return [len(encoding) for encoding in self._backend.encode_batch(list(texts), add_special_tokens=False)]
 
     def types(self, lengths: Ids, width: int) -> Ids:
         """Return token types by the tokenizer's template.
@@ -147,14 +134,6 @@ class MaskedTokenizer:
         words = encoding.word_ids[first:end] if self.variant == "word-l2r" else [None] * (end - first)
         spans = [(first + i - excess, first + stop - excess) for i, stop in enumerate(_ends(words))]
         return Request(self._fit(np.array(encoding.ids, np.int64)), spans)
-
-    def _count_truncated(self, length: int) -> None:
-        if not self.truncated:
-            logger.warning(
-                "a context of %d tokens exceeds the %d of model %s: its oldest tokens are left out "
-                "(said once; the number is counted)", length, self.max_tokens, self.model
-            )  # fmt: skip
-        self.truncated += 1
 
     def _fit(self, ids: Ids) -> Ids:
         """Leave out the oldest tokens of a text too long, but not the special ones in front of it."""

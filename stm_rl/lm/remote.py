@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
 from stm_rl.errors import StmError
+from stm_rl.lm.checks import check_finite, check_pairs, room_for
 from stm_rl.lm.echo import target_tokens
 from stm_rl.lm.loading import PROBLEMS, source_of
 from stm_rl.lm.server import Server
@@ -105,8 +106,7 @@ class RemoteLM:
         Raises:
             StmError: The server does not answer, or gives no log-likelihoods of the texts it is sent.
         """
-        if len(contexts) != len(targets):
-            raise StmError(f"got {len(contexts)} contexts and {len(targets)} targets; expected as many of both")
+        check_pairs(contexts, targets)
         for target in targets:
             if not target.strip():
                 raise StmError(f"the target {target[:60]!r} has no tokens; expected some text to score")
@@ -115,12 +115,7 @@ class RemoteLM:
         else:
             scores = self._score_texts(list(zip(contexts, targets, strict=True)))
         result = np.array(scores, np.float64)
-        if not np.isfinite(result).all():
-            bad = int(np.flatnonzero(~np.isfinite(result))[0])
-            raise StmError(
-                f"{self.id} gave the score {result[bad]} for {targets[bad][:60]!r}; expected a finite log-likelihood: "
-                "check the server's model"
-            )
+        check_finite(result, targets, self.id, "check the server's model")
         return result
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -133,12 +128,7 @@ class RemoteLM:
 
     def generate(self, contexts: Sequence[str], max_new_tokens: int = 40) -> list[str]:
         """Continue each context greedily until the end of its line or ``max_new_tokens`` tokens."""
-        room = self.max_tokens - max_new_tokens
-        if room < 1 or max_new_tokens < 1:
-            raise StmError(
-                f"max_new_tokens is {max_new_tokens}; expected 1 to {self.max_tokens - 1}, since model {self.id} "
-                f"reads at most {self.max_tokens} tokens"
-            )
+        room = room_for(max_new_tokens, self.max_tokens, self.id)
         prompts = self._text.texts(contexts, room) if self._text else contexts
         return self._server.write(contexts, prompts, max_new_tokens)
 

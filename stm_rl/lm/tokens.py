@@ -16,21 +16,25 @@ UNSTATED_LENGTH = 2048
 """Context length of models that state none, such as those without position embeddings."""
 
 
-class PairTokenizer:
-    """Turns contexts and targets into token ids that fit a model.
+class FittingTokenizer:
+    """A fast tokenizer whose texts have to fit a model.
 
     Attributes:
-        max_tokens: Most tokens of a context and its target together.
+        max_tokens: Most tokens of a text: those of a context and its target together.
         truncated: How many contexts have lost their oldest tokens so far because they did not fit.
     """
 
-    def __init__(self, tokenizer: Any, model: str, max_positions: int | None) -> None:
+    def __init__(self, tokenizer: Any, model: str, max_positions: int | None, unstated: int) -> None:
         """Wrap a fast tokenizer.
 
         Args:
             tokenizer: The tokenizer of transformers.
             model: Name of the model, for messages.
-            max_positions: Most tokens the model's configuration allows, if it states any.
+            max_positions: Most tokens the model allows, if it states any.
+            unstated: Most tokens if neither model nor tokenizer states any.
+
+        Raises:
+            StmError: The tokenizer is slow.
         """
         if not getattr(tokenizer, "is_fast", False):
             raise StmError(f"model {model} has only a slow tokenizer; stm-rl needs a fast one (a tokenizer.json file)")
@@ -39,8 +43,29 @@ class PairTokenizer:
         self._backend.no_padding()  # a tokenizer file may ask for either
         self._backend.no_truncation()
         limits = (max_positions, tokenizer.model_max_length)
-        self.max_tokens = int(min((limit for limit in limits if limit and limit < 10**9), default=UNSTATED_LENGTH))
+        self.max_tokens = int(min((limit for limit in limits if limit and limit < 10**9), default=unstated))
         self.truncated = 0
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Return how many tokens each text has, without special tokens."""
+        return [len(encoding) for encoding in self._backend.encode_batch(list(texts), add_special_tokens=False)]
+
+    def _count_truncated(self, length: int) -> None:
+        """Count a context of ``length`` tokens, which is too long; say so the first time."""
+        if not self.truncated:
+            logger.warning(
+                "a context of %d tokens exceeds the %d of model %s: its oldest tokens are left out "
+                "(said once; the number is counted)", length, self.max_tokens, self.model
+            )  # fmt: skip
+        self.truncated += 1
+
+
+class PairTokenizer(FittingTokenizer):
+    """Turns contexts and targets into token ids of a causal model."""
+
+    def __init__(self, tokenizer: Any, model: str, max_positions: int | None) -> None:
+        """Wrap a fast tokenizer; see :class:`FittingTokenizer`."""
+        super().__init__(tokenizer, model, max_positions, UNSTATED_LENGTH)
         self._line = lru_cache(maxsize=100_000)(self._tokenize_line)
         self._last_line = lru_cache(maxsize=100_000)(self._tokenize_last_line)
         self._prefix: list[int] = self._backend.encode("").ids
@@ -88,19 +113,10 @@ class PairTokenizer:
             return [self._last([*self._prefix, *self._line(text)], room) for text in texts]
         return [self._last(encoding.ids, room) for encoding in self._backend.encode_batch(list(texts))]
 
-    def count(self, texts: Sequence[str]) -> list[int]:
-        """Return how many tokens each text has, without special tokens."""
-        return [len(encoding) for encoding in self._backend.encode_batch(list(texts), add_special_tokens=False)]
-
     def _cut(self, ids: list[int], count: int) -> list[int]:
         if len(ids) <= self.max_tokens:
             return ids
-        if not self.truncated:
-            logger.warning(
-                "a context of %d tokens exceeds the %d of model %s: its oldest tokens are left out "
-                "(said once; the number is counted)", len(ids), self.max_tokens, self.model
-            )  # fmt: skip
-        self.truncated += 1
+        self._count_truncated(len(ids))
         return self._last(ids, self.max_tokens, count)
 
     def _last(self, ids: list[int], room: int, count: int = 1) -> list[int]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stm_rl.errors import StmError
+from stm_rl.lm.checks import check_finite, check_pairs, room_for
 from stm_rl.lm.loading import PROBLEMS, source_of
 from stm_rl.lm.tokens import PairTokenizer
 
@@ -74,8 +75,7 @@ class VLLM:
 
     def score(self, contexts: Sequence[str], targets: Sequence[str]) -> NDArray[np.float64]:
         """Return log p(target | context) in nats; see :class:`stm_rl.lm.protocol.LanguageModel`."""
-        if len(contexts) != len(targets):
-            raise StmError(f"got {len(contexts)} contexts and {len(targets)} targets; expected as many of both")
+        check_pairs(contexts, targets)
         pairs = self.text.encode(contexts, targets)
         outputs = self._run([ids for ids, _ in pairs], max_tokens=1, prompt_logprobs=0, detokenize=False)
         scores = np.zeros(len(pairs))
@@ -83,12 +83,7 @@ class VLLM:
             found = output.prompt_logprobs
             places = range(len(ids) - count, len(ids))
             scores[row] = sum(found[place][ids[place]].logprob for place in places)
-        if not np.isfinite(scores).all():
-            bad = int(np.flatnonzero(~np.isfinite(scores))[0])
-            raise StmError(
-                f"model {self.id} gave the score {scores[bad]} for {targets[bad][:60]!r}; "
-                "expected a finite log-likelihood: try dtype float32, or check the model's weights"
-            )
+        check_finite(scores, targets, self.id)
         return scores
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -97,12 +92,7 @@ class VLLM:
 
     def generate(self, contexts: Sequence[str], max_new_tokens: int = 40) -> list[str]:
         """Continue each context greedily until the end of its line or ``max_new_tokens`` tokens."""
-        room = self.max_tokens - max_new_tokens
-        if room < 1 or max_new_tokens < 1:
-            raise StmError(
-                f"max_new_tokens is {max_new_tokens}; expected 1 to {self.max_tokens - 1}, since model {self.id} "
-                f"reads at most {self.max_tokens} tokens"
-            )
+        room = room_for(max_new_tokens, self.max_tokens, self.id)
         outputs = self._run(self.text.texts(contexts, room), max_tokens=max_new_tokens, stop=["\n"])
         return [output.outputs[0].text.split("\n")[0].strip() for output in outputs]
 
