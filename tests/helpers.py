@@ -9,9 +9,11 @@ import sys
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from stm_rl.features import HashedWords, content_words
@@ -110,3 +112,18 @@ def run_python(code: str, hash_seed: int) -> str:
     env = os.environ | {"PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": path}
     command = [sys.executable, "-c", code]
     return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *args: object) -> SimpleNamespace:
+    """Run the command line in this process; return its exit ``code`` and what it printed, ``out`` and ``err``."""
+    from stm_rl.cli import main
+
+    monkeypatch.setattr(sys, "argv", ["stm-rl", *map(str, args)])
+    capsys.readouterr()
+    code = 0
+    try:
+        main()
+    except SystemExit as stopped:
+        code = int(stopped.code or 0)
+    out, err = capsys.readouterr()
+    return SimpleNamespace(code=code, out=out, err=err)

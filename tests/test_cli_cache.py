@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 import yaml
+from helpers import run_main
 
-from stm_rl.cli import main
 from stm_rl.lm import ScoreCache, shared
 from stm_rl.lm.score_file import FILE, describe
 
@@ -42,18 +42,11 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.setattr(shared, "ScoreCache", remembered)
 
     def run(*args: object) -> SimpleNamespace:
-        monkeypatch.setattr(sys, "argv", ["stm-rl", *map(str, args)])
         shared._engine.cache_clear()
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as stopped:
-            code = int(stopped.code or 0)
+        result = run_main(monkeypatch, capsys, *args)
         for cache in caches:
             cache.close()
-        out, err = capsys.readouterr()
-        return SimpleNamespace(code=code, out=out, err=err)
+        return result
 
     return run
 

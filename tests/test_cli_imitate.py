@@ -9,12 +9,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers import run_main
 
-from stm_rl.cli import main
 from stm_rl.labels import LabelStore
 from stm_rl.runs import Run
 from stm_rl.worlds.dialogue import DialogueWorld
@@ -28,18 +27,7 @@ FEW = ("--episodes", 12, "--rounds", 1, "--eval-episodes", 4)
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     monkeypatch.chdir(tmp_path)
 
-    def run(*args: object) -> SimpleNamespace:
-        monkeypatch.setattr(sys, "argv", ["stm-rl", *map(str, args)])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as stopped:
-            code = int(stopped.code or 0)
-        out, err = capsys.readouterr()
-        return SimpleNamespace(code=code, out=out, err=err)
-
-    return run
+    return lambda *args: run_main(monkeypatch, capsys, *args)
 
 
 def write_chats(path: Path, count: int, turns: int = 12) -> Path:

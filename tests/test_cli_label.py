@@ -12,12 +12,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers import run_main
 
-from stm_rl.cli import main
 from stm_rl.labels import Labeller, LabelStore
 
 Cli = Callable[..., Any]
@@ -28,18 +27,7 @@ SMALL = ("--env", "stm_rl/Recall-v0", "--set", "turns=16", "--set", "min_gap=2",
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     monkeypatch.chdir(tmp_path)
 
-    def run(*args: object) -> SimpleNamespace:
-        monkeypatch.setattr(sys, "argv", ["stm-rl", "label", *map(str, args)])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as stopped:
-            code = int(stopped.code or 0)
-        out, err = capsys.readouterr()
-        return SimpleNamespace(code=code, out=out, err=err)
-
-    return run
+    return lambda *args: run_main(monkeypatch, capsys, "label", *args)
 
 
 def test_json_says_all_there_is(cli: Cli) -> None:
