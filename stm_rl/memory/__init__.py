@@ -1,5 +1,22 @@
-"""Memory stores."""
+"""Memory stores: slots that hold turns, and neural memories (:class:`MemoryCore`) that hold what they learn to hold."""
 
+from stm_rl.memory.attention import AttentionCore
+from stm_rl.memory.core import MemoryCore, State, SteppedCore, detached, state_bytes
 from stm_rl.memory.slots import EMPTY, SlotMemory
 
-__all__ = ["EMPTY", "SlotMemory"]
+CORES: dict[str, type[MemoryCore]] = {
+    "attention": AttentionCore,
+}
+"""Every neural memory by the name it has on the command line and in files."""
+
+__all__ = [
+    "CORES",
+    "EMPTY",
+    "AttentionCore",
+    "MemoryCore",
+    "SlotMemory",
+    "State",
+    "SteppedCore",
+    "detached",
+    "state_bytes",
+]

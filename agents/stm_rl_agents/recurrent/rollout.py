@@ -1,0 +1,156 @@
+"""Rollouts of a recurrent policy, and the advantages of what it did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stm_rl.errors import StmError
+from stm_rl.memory import State
+from stm_rl_agents.recurrent.network import RecurrentNetwork
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """What ``n`` environments did in ``t`` steps each.
+
+    Attributes:
+        observations: Flat, shape ``(n, t, size)``.
+        first: Which observations began an episode, shape ``(n, t)``.
+        actions: Shape ``(n, t, parts)``.
+        log_probs: Of the actions when they were drawn, shape ``(n, t)``, nats.
+        values: Shape ``(n, t)``.
+        advantages: Shape ``(n, t)``.
+        state: The memory before the first step, as the policy that acted had it; training starts from it (stored
+            state, Kapturowski et al., Recurrent Experience Replay in Distributed RL, 2019).
+        returns: Sums of rewards of the episodes that ended, as the environment gave them.
+        lengths: Their lengths in steps.
+    """
+
+    observations: Tensor
+    first: Tensor
+    actions: Tensor
+    log_probs: Tensor
+    values: Tensor
+    advantages: Tensor
+    state: State
+    returns: list[float]
+    lengths: list[int]
+
+
+class RewardScale:
+    """Divides rewards by the running deviation of discounted returns, so that one learning rate fits all tasks."""
+
+    def __init__(self, envs: int, gamma: float) -> None:
+        self.gamma, self.discounted = gamma, np.zeros(envs)
+        self.count, self.mean, self.squares = 0.0, 0.0, 0.0
+
+    def __call__(self, rewards: NDArray[Any], ended: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Return rewards of one step of every environment, scaled."""
+        self.discounted = self.discounted * self.gamma + rewards
+        count = self.count + len(rewards)
+        gap = self.discounted.mean() - self.mean
+        self.squares += self.discounted.var() * len(rewards) + gap**2 * self.count * len(rewards) / count
+        self.mean += gap * len(rewards) / count
+        self.count = count
+        self.discounted[ended] = 0
+        return np.asarray(rewards / (np.sqrt(self.squares / self.count) + 1e-8), np.float32)
+
+
+class Collector:
+    """Steps environments with a recurrent policy.
+
+    Args:
+        envs: Environments that begin the next episode in the step that ends one (``AutoresetMode.SAME_STEP``).
+        network: The policy.
+        gamma: Discount.
+        gae_lambda: Lambda of generalised advantage estimation.
+        seed: Seeds environments and actions.
+
+    Raises:
+        StmError: The environments reset in another way.
+    """
+
+    def __init__(
+        self, envs: VectorEnv[Any, Any, Any], network: RecurrentNetwork, gamma: float, gae_lambda: float, seed: int
+    ) -> None:
+        mode = envs.metadata.get("autoreset_mode")
+        if mode != AutoresetMode.SAME_STEP:
+            raise StmError(f"the vector environment's autoreset_mode is {mode}; make it with AutoresetMode.SAME_STEP")
+        self.envs, self.network, self.gamma, self.gae_lambda = envs, network, gamma, gae_lambda
+        self.generator = torch.Generator().manual_seed(seed)
+        self.scale = RewardScale(envs.num_envs, gamma)
+        observation, _ = envs.reset(seed=seed)
+        self.observation = self._flat(observation)
+        self.first = torch.ones(envs.num_envs, dtype=torch.bool)
+        self.state = {name: value.detach() for name, value in network.core.initial_state(envs.num_envs).items()}
+        self.sums, self.steps = np.zeros(envs.num_envs), np.zeros(envs.num_envs, np.int64)
+
+    def _flat(self, observation: Any) -> Tensor:
+        return torch.from_numpy(self.network.flatten(observation))
+
+    @torch.no_grad()
+    def collect(self, steps: int) -> Rollout:
+        """Play ``steps`` steps in every environment."""
+        network, before = self.network, self.state
+        rows: list[tuple[Tensor, ...]] = []
+        rewards, ends, returns, lengths = [], [], [], []
+        for _ in range(steps):
+            outputs, values, self.state = network(self.observation.unsqueeze(1), self.first.unsqueeze(1), self.state)
+            outputs = outputs[:, 0]
+            actions = network.actions.draw(outputs, self.generator)
+            log_probs, _ = network.actions.evaluate(outputs, actions)
+            rows.append((self.observation, self.first, actions, log_probs, values[:, 0]))
+            observation, reward, terminated, truncated, info = self.envs.step(network.actions.for_env(actions))
+            ended = terminated | truncated
+            self.sums += reward
+            self.steps += 1
+            scaled = self.scale(reward, ended)
+            if ended.any():
+                if cut := np.flatnonzero(truncated & ~terminated).tolist():
+                    scaled[cut] += self.gamma * self._values_of(info["final_obs"], cut)
+                returns += self.sums[ended].tolist()
+                lengths += self.steps[ended].tolist()
+                self.sums[ended], self.steps[ended] = 0, 0
+            rewards.append(scaled)
+            ends.append(ended)
+            self.observation, self.first = self._flat(observation), torch.from_numpy(ended)
+        _, last, _ = network(self.observation.unsqueeze(1), self.first.unsqueeze(1), self.state)
+        observations, first, actions, log_probs, values = (torch.stack(row, 1) for row in zip(*rows, strict=True))
+        advantages = self._advantages(np.stack(rewards), np.stack(ends), values.T.numpy(), last[:, 0].numpy())
+        return Rollout(observations, first, actions, log_probs, values, advantages, before, returns, lengths)
+
+    def _values_of(self, final: Any, rows: list[int]) -> NDArray[np.float32]:
+        """Return the values of the observations at which episodes were cut off by a time limit."""
+        space = self.envs.single_observation_space
+        batch = _stacked([final[row] for row in rows], space)
+        state = {name: value[rows] for name, value in self.state.items()}
+        flat = self._flat(batch).unsqueeze(1)
+        _, values, _ = self.network(flat, torch.zeros(len(rows), 1, dtype=torch.bool), state)
+        return np.asarray(values[:, 0].numpy())
+
+    def _advantages(
+        self, rewards: NDArray[Any], ends: NDArray[Any], values: NDArray[Any], last: NDArray[Any]
+    ) -> Tensor:
+        """Return generalised advantage estimates (Schulman et al., 2016), shape (n, t)."""
+        advantages = np.zeros_like(rewards)
+        running, following = np.zeros_like(last), last
+        for t in reversed(range(len(rewards))):
+            alive = (~ends[t]).astype(np.float32)
+            surprise = rewards[t] + self.gamma * following * alive - values[t]
+            running = surprise + self.gamma * self.gae_lambda * alive * running
+            advantages[t], following = running, values[t]
+        return torch.from_numpy(np.ascontiguousarray(advantages.T))
+
+
+def _stacked(observations: list[Any], space: Any) -> Any:
+    """Return single observations as one batch, in the form that vector environments give them."""
+    from gymnasium.vector.utils import concatenate, create_empty_array
+
+    return concatenate(space, observations, create_empty_array(space, len(observations)))
