@@ -2,10 +2,18 @@
 
 from stm_rl.memory.attention import AttentionCore
 from stm_rl.memory.core import MemoryCore, State, SteppedCore, detached, state_bytes
+from stm_rl.memory.linear import LinearCore
+from stm_rl.memory.linked import LinkedCore
+from stm_rl.memory.recurrent import AttentiveCore, GRUCore, LSTMCore
 from stm_rl.memory.slots import EMPTY, SlotMemory
 
 CORES: dict[str, type[MemoryCore]] = {
+    "lstm": LSTMCore,
+    "gru": GRUCore,
+    "attentive": AttentiveCore,
+    "linear": LinearCore,
     "attention": AttentionCore,
+    "linked": LinkedCore,
 }
 """Every neural memory by the name it has on the command line and in files."""
 
@@ -13,6 +21,11 @@ __all__ = [
     "CORES",
     "EMPTY",
     "AttentionCore",
+    "AttentiveCore",
+    "GRUCore",
+    "LSTMCore",
+    "LinearCore",
+    "LinkedCore",
     "MemoryCore",
     "SlotMemory",
     "State",

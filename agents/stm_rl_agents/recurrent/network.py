@@ -40,6 +40,7 @@ class RecurrentNetwork(nn.Module):
         super().__init__()
         if core not in CORES:
             raise StmError(f"core is {core!r}; expected one of {', '.join(sorted(CORES))}")
+        self.sizes = {"core": core, "width": width, "core_options": dict(core_options or {})}
         size, self.flatten = flattener(observation_space)
         try:
             self.core = CORES[core](width, width, **(core_options or {}))

@@ -1,0 +1,266 @@
+"""Train a language model with a memory on procedural stories and dialogues, and its baselines on the same data.
+
+    python scripts/train_memory_lm.py --core attention --json runs/memory/attention-0.json
+    python scripts/train_memory_lm.py --baseline window --json runs/memory/window-0.json
+    python scripts/train_memory_lm.py --baseline full --json runs/memory/full-0.json
+    python scripts/train_memory_lm.py --table runs/memory/*.json
+
+Every run sees the same transcripts in the same order for as many steps. ``--baseline none`` is the model with memory,
+``window`` the same model without, ``full`` the same model without memory but with all turns as text. Evaluation is on
+transcripts of other seeds: nats per turn after the first two (a masked model: of masked tokens only).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    TrainingArguments,
+)
+
+from stm_rl.augmented import MemoryLM, MemorySettings, SegmentTrainer, TranscriptSet, collate, transcript_loss
+from stm_rl.augmented.segments import mask_tokens
+from stm_rl.evaluation.statistics import Bootstrap
+from stm_rl.lm.loading import load_pretrained, source_of
+from stm_rl.worlds import DialogueWorld, StoryWorld
+
+WORLDS = (DialogueWorld(), StoryWorld())
+TRAIN_SEED, BASE_SEED, HELD_OUT_SEED = 2**30, 2**31, 2**32
+WINDOW = 2
+MASK_RATE = 0.3
+SIZES: dict[str, dict[str, Any]] = {"attention": {"history": 257}}
+"""Sizes of cores that differ from their own defaults."""
+
+
+def masked_base(folder: Path, steps: int) -> str:
+    """Train a small BERT on texts of the size of the window, unless ``folder`` has it; return its name."""
+    if (folder / "config.json").is_file():
+        return str(folder)
+    tokenizer = AutoTokenizer.from_pretrained(source_of("tiny"))
+    tokenizer.add_special_tokens({"mask_token": "<mask>"})
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=256,
+        max_position_embeddings=512,
+        pad_token_id=tokenizer.pad_token_id,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    model = BertForMaskedLM(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
+    data, draw = TranscriptSet(WORLDS, tokenizer, 2 * steps, BASE_SEED), torch.Generator().manual_seed(0)
+    for step in range(steps):
+        share = step / steps
+        rate = 2e-3 * min(1.0, step / 50) * (0.5 + 0.5 * math.cos(math.pi * share)) + 1e-5
+        optimizer.param_groups[0]["lr"] = rate
+        batch = collate([data[2 * step], data[2 * step + 1]], tokenizer, WINDOW)
+        batch["labels"] = torch.where(batch["attention_mask"].bool(), batch["input_ids"], -100)  # window and segment
+        batch = mask_tokens(batch, tokenizer.mask_token_id, MASK_RATE, draw)
+        ids, mask, labels = (batch[name].flatten(0, 1) for name in ("input_ids", "attention_mask", "labels"))
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        loss = model(input_ids=ids, attention_mask=mask, position_ids=positions, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if step % 100 == 99:
+            print(f"masked base: step {step + 1} of {steps}, loss {loss.item():.3f}", flush=True)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+class Collator:
+    """Makes batches; for a masked model each with masks of its own."""
+
+    def __init__(self, tokenizer: Any, window: int | None, masked: bool, seed: int) -> None:
+        self.tokenizer, self.window, self.masked = tokenizer, window, masked
+        self.draw = torch.Generator().manual_seed(seed)
+
+    def __call__(self, items: list[Any]) -> dict[str, Tensor]:
+        batch = collate(items, self.tokenizer, self.window)
+        if not self.masked:
+            return batch
+        return mask_tokens(batch, self.tokenizer.mask_token_id, MASK_RATE, self.draw)
+
+
+@torch.no_grad()
+def evaluate(model: MemoryLM, window: int | None, count: int, batch_size: int) -> dict[str, Any]:
+    """Return nats per turn for every held-out transcript, over all turns and over probes' turns."""
+    model.eval()
+    data = TranscriptSet(WORLDS, model.tokenizer, count, HELD_OUT_SEED)
+    make = Collator(model.tokenizer, window, model.masked, 0)
+    rows: dict[str, list[float]] = {"turns": [], "probes": [], "tokens": []}
+    seconds, segments = 0.0, 0
+    for first in range(0, count, batch_size):
+        numbers = range(first, min(first + batch_size, count))
+        batch = make([data[number] for number in numbers])
+        begin = time.perf_counter()
+        _, nats = transcript_loss(model, batch, 10**6)
+        seconds += time.perf_counter() - begin
+        segments += nats.shape[0] * nats.shape[1]
+        for row, number in enumerate(numbers):
+            transcript = data.transcript(number)
+            turn, spent = batch["turn"][row].flatten(), nats[row].flatten().double()
+            sums = torch.zeros(len(transcript), dtype=torch.double)
+            sums.index_add_(0, turn.clamp(min=0), spent * (turn >= 0))
+            probes = [probe.turn for probe in transcript.probes if probe.turn >= WINDOW]
+            rows["turns"].append(float(sums[WINDOW:].mean()))
+            rows["probes"].append(float(sums[probes].mean()) if probes else math.nan)
+            rows["tokens"].append(float((batch["labels"][row] != -100).sum()) / len(transcript))
+    return {**rows, "ms_per_segment": 1000 * seconds / segments}
+
+
+def train(args: argparse.Namespace) -> dict[str, Any]:
+    """Train and evaluate one model."""
+    masked = args.type == "masked"
+    window = None if args.baseline == "full" else WINDOW
+    name = masked_base(args.masked_base, args.masked_steps) if masked and args.base == "tiny" else args.base
+    base, tokenizer = load_pretrained(AutoModelForMaskedLM if masked else AutoModelForCausalLM, name, "cpu", "float32")
+    torch.manual_seed(args.seed)
+    core = args.core if args.baseline == "none" else "none"
+    sizes = json.loads(args.sizes) if args.sizes else SIZES.get(core, {})
+    settings = MemorySettings(
+        core=core, core_sizes=sizes, size=args.size, read=args.read, write=args.write, lora=args.lora, heads=args.heads
+    )
+    model = MemoryLM(base, tokenizer, settings, name)
+    first = TRAIN_SEED + args.seed * args.steps * args.batch
+    options = TrainingArguments(
+        output_dir=str(args.out or "runs/memory-lm"),
+        max_steps=args.steps,
+        per_device_train_batch_size=args.batch,
+        learning_rate=args.lr,
+        lr_scheduler_type="cosine",
+        warmup_steps=min(20, args.steps // 5),
+        weight_decay=0.01,
+        adam_beta2=0.98,
+        max_grad_norm=1.0,
+        logging_steps=max(args.steps // 20, 1),
+        save_strategy="no",
+        report_to=[],
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        use_cpu=True,
+        seed=args.seed,
+    )
+    trainer = SegmentTrainer(
+        truncate=args.truncate,
+        model=model,
+        args=options,
+        train_dataset=TranscriptSet(WORLDS, tokenizer, args.steps * args.batch, first),
+        data_collator=Collator(tokenizer, window, masked, args.seed),
+    )
+    begin = time.perf_counter()
+    if args.steps:
+        trainer.train()
+    seconds = time.perf_counter() - begin
+    if args.out:
+        model.save_pretrained(args.out)
+    scores = evaluate(model, window, args.held_out, args.batch)
+    known = {key: value for key, value in vars(args).items() if key not in ("out", "json", "table", "masked_base")}
+    return {**known, **scores, "sizes": sizes, "trained": model.trained(), "seconds": round(seconds, 1)}
+
+
+def table(paths: list[Path]) -> str:
+    """Return the runs in ``paths`` as a Markdown table, seeds together, with 95 % bootstrap intervals."""
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    groups: dict[tuple[str, ...], dict[int, dict[str, Any]]] = {}
+    for run in runs:
+        label = f"{run['core']}, {run['read']}, {run['write']}" if run["baseline"] == "none" else run["baseline"]
+        groups.setdefault((run["type"], label), {})[run["seed"]] = run
+    lines = [
+        "| type | model | seeds | nats a turn | of probes' turns | share recovered | trained parameters | ms a segment |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for (kind, label), seeds in sorted(groups.items()):
+        found = [seeds[seed] for seed in sorted(seeds)]
+        bootstrap = Bootstrap(len(found[0]["turns"]))
+
+        def shown(values: np.ndarray, bootstrap: Bootstrap = bootstrap) -> str:
+            entry = bootstrap.interval(values)
+            return f"{entry['mean']:.3f} [{entry['ci95'][0]:.3f}, {entry['ci95'][1]:.3f}]"
+
+        turns = np.array([run["turns"] for run in found])
+        probes = np.array([run["probes"] for run in found])
+        weights = (~np.isnan(probes)).astype(float)
+        near = bootstrap.interval(np.nan_to_num(probes), weights)
+        lines.append(
+            f"| {kind} | {label} | {len(found)} | {shown(turns)} | {near['mean']:.3f} "
+            f"[{near['ci95'][0]:.3f}, {near['ci95'][1]:.3f}] | {recovered(groups, kind, seeds)} "
+            f"| {found[0]['trained']:,} | {np.mean([run['ms_per_segment'] for run in found]):.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def recovered(groups: dict[Any, Any], kind: str, seeds: dict[int, dict[str, Any]]) -> str:
+    """Return the share of the full context's advantage over the window that a model has, with its interval."""
+    window, full = groups.get((kind, "window"), {}), groups.get((kind, "full"), {})
+    shared = sorted(set(seeds) & set(window) & set(full))
+    if not shared:
+        return "–"
+    low, own, high = (np.array([some[seed]["turns"] for seed in shared]) for some in (window, seeds, full))
+    entry = Bootstrap(low.shape[1]).interval(low - own, low - high)
+    return f"{entry['mean']:.1%} [{entry['ci95'][0]:.1%}, {entry['ci95'][1]:.1%}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--core", default="attention", help="name of a memory in stm_rl.memory.CORES")
+    parser.add_argument("--sizes", default="", help="keyword sizes of the core as JSON")
+    parser.add_argument("--size", type=int, default=128, help="numbers in the core's output")
+    parser.add_argument("--read", default="adapters", choices=["adapters", "prompt"])
+    parser.add_argument("--write", default="tokens", choices=["tokens", "pooled"])
+    parser.add_argument("--base", default="tiny", help="tiny, a folder or a Hugging Face id")
+    parser.add_argument("--type", default="causal", choices=["causal", "masked"])
+    parser.add_argument("--masked-base", type=Path, default=Path("runs/masked-base"), help="where --type masked trains its")
+    parser.add_argument("--masked-steps", type=int, default=800)
+    parser.add_argument("--baseline", default="none", choices=["none", "window", "full"])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--batch", type=int, default=8, help="transcripts")
+    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--lora", type=int, default=8, help="rank; 0: the base is frozen")
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--truncate", type=int, default=20, help="segments that the gradient goes back")
+    parser.add_argument("--held-out", type=int, default=100, help="transcripts to evaluate on")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, help="folder to save the model in")
+    parser.add_argument("--json", type=Path, help="file to write the result to")
+    parser.add_argument("--table", type=Path, nargs="+", help="results to print as a table; nothing is trained")
+    args = parser.parse_args()
+    if args.table:
+        print(table(args.table))
+        return
+    if args.type == "masked" and args.baseline == "full":
+        parser.error("--baseline full is for causal models: a masked model needs a pass over all turns for each turn")
+    torch.set_num_threads(args.threads)
+    result = train(args)
+    print(
+        f"{np.mean(result['turns']):.3f} nats per turn, {np.nanmean(result['probes']):.3f} at probes, "
+        f"{result['trained']:,} trained parameters, {result['ms_per_segment']:.2f} ms per segment, "
+        f"{result['seconds']} s of training"
+    )
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""Recurrent cells: LSTM and GRU as references, and a gated cell that attends over its own past states."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from stm_rl.errors import StmError
+from stm_rl.memory.core import MemoryCore, State, SteppedCore, reset
+
+READ_VECTORS = 4
+"""Vectors into which a reader sees a hidden state cut, as long as its size can be divided by it."""
+
+
+def cut(hidden: Tensor) -> Tensor:
+    """Return hidden states of shape ``(batch, size)`` as vectors: ``(batch, n, size / n)``, see :func:`cut_shape`."""
+    return hidden.reshape(len(hidden), *cut_shape(hidden.shape[-1]))
+
+
+def cut_shape(size: int) -> tuple[int, int]:
+    """Return how many vectors a hidden state of ``size`` numbers is cut into, and how long each is."""
+    vectors = math.gcd(size, READ_VECTORS)
+    return vectors, size // vectors
+
+
+class KernelCore(MemoryCore):
+    """A cell whose steps torch runs in one call.
+
+    The rows are cut into the stretches between resets, and the stretches of all rows go through the cell side by side
+    as one packed batch. So a call costs about the same however many episodes end in it.
+    """
+
+    cell: nn.LSTM | nn.GRU
+    parts: tuple[str, ...]
+    """Names of the tensors of a state."""
+
+    def __init__(self, input_size: int, output_size: int, hidden_size: int | None) -> None:
+        super().__init__(input_size, output_size)
+        self.hidden_size = chosen_size(hidden_size, output_size)
+        same = self.hidden_size == output_size
+        self.to_output = nn.Identity() if same else nn.Linear(self.hidden_size, output_size)
+
+    def initial_state(self, batch: int) -> State:
+        """Return zeros, shape ``(batch, hidden_size)`` each."""
+        like = next(self.cell.parameters())
+        return {name: like.new_zeros(batch, self.hidden_size) for name in self.parts}
+
+    def forward(self, inputs: Tensor, state: State, done: Tensor | None = None) -> tuple[Tensor, State]:
+        """Read a sequence; see :meth:`MemoryCore.forward`."""
+        if done is not None:
+            state = reset(state, self.initial_state(len(inputs)), done[:, 0])
+        if done is not None and done[:, 1:].any():
+            hidden, state = self._run_stretches(inputs, state, done)
+        else:
+            hidden, state = self._run(inputs, state)
+        return self.to_output(hidden), state
+
+    def read(self, state: State) -> Tensor:
+        """Return the hidden state, cut into vectors."""
+        return cut(state["hidden"])
+
+    @property
+    def read_shape(self) -> tuple[int, int]:
+        """See :attr:`MemoryCore.read_shape`."""
+        return cut_shape(self.hidden_size)
+
+    def _run(self, inputs: Tensor | PackedSequence, state: State) -> tuple[Any, State]:
+        """Return the hidden states of all steps, in the form of the inputs, and the state after each row's last."""
+        given = tuple(state[name][None].contiguous() for name in self.parts)
+        if len(given) == 1:
+            hidden, last = self.cell(inputs, given[0])
+            return hidden, {self.parts[0]: last[0]}
+        hidden, lasts = self.cell(inputs, given)
+        return hidden, {name: last[0] for name, last in zip(self.parts, lasts, strict=True)}
+
+    def _run_stretches(self, inputs: Tensor, state: State, done: Tensor) -> tuple[Tensor, State]:
+        batch, time = done.shape
+        begins = done.clone()
+        begins[:, 0] = True
+        stretch = begins.flatten().cumsum(0) - 1  # that each step belongs to
+        starts = begins.flatten().nonzero().squeeze(1)
+        age = torch.arange(batch * time, device=done.device) - starts[stretch]
+        # A packed batch holds the first steps of all stretches, the longest first, then all second steps, and so on.
+        ranked = stretch.bincount().argsort(descending=True, stable=True)
+        rank = ranked.argsort()
+        order = (age * len(starts) + rank[stretch]).argsort()
+        packed = PackedSequence(inputs.flatten(0, 1)[order], age.bincount().cpu())
+        row, opens_row = starts[ranked] // time, starts[ranked] % time == 0
+        initial = self.initial_state(len(starts))
+        hidden, last = self._run(
+            packed, reset({name: value[row] for name, value in state.items()}, initial, ~opens_row)
+        )
+        final = rank[stretch[time - 1 :: time]]  # the last stretch of each row
+        outputs = hidden.data[order.argsort()].reshape(batch, time, -1)
+        return outputs, {name: value[final] for name, value in last.items()}
+
+
+class LSTMCore(KernelCore):
+    """Long short-term memory (Hochreiter & Schmidhuber, 1997, with the forget gate of Gers et al., 2000).
+
+    Args:
+        input_size: Numbers in an input.
+        output_size: Numbers in an output.
+        hidden_size: Units of the cell; None: as many as outputs. Otherwise a linear layer makes the outputs.
+    """
+
+    parts = ("hidden", "cell")
+
+    def __init__(self, input_size: int, output_size: int, *, hidden_size: int | None = None) -> None:
+        super().__init__(input_size, output_size, hidden_size)
+        self.cell = nn.LSTM(input_size, self.hidden_size, batch_first=True)
+
+
+class GRUCore(KernelCore):
+    """Gated recurrent unit (Cho et al., 2014).
+
+    Args:
+        input_size: Numbers in an input.
+        output_size: Numbers in an output.
+        hidden_size: Units of the cell; None: as many as outputs. Otherwise a linear layer makes the outputs.
+    """
+
+    parts = ("hidden",)
+
+    def __init__(self, input_size: int, output_size: int, *, hidden_size: int | None = None) -> None:
+        super().__init__(input_size, output_size, hidden_size)
+        self.cell = nn.GRU(input_size, self.hidden_size, batch_first=True)
+
+
+class AttentiveCore(MemoryCore):
+    """A gated recurrent unit that attends over its own past states.
+
+    After the long short-term memory-network of Cheng et al. (2016): at each step the cell looks back at its last
+    ``history`` hidden states, and what it sees enters its gates and its output. The input and the present state decide
+    where it looks: by content, through a query that is multiplied with every past state, and by age, through a score
+    for every age.
+
+    Args:
+        input_size: Numbers in an input.
+        output_size: Numbers in an output.
+        hidden_size: Units of the cell; None: as many as outputs.
+        history: Hidden states that are kept, the present one included.
+    """
+
+    def __init__(self, input_size: int, output_size: int, *, hidden_size: int | None = None, history: int = 32) -> None:
+        super().__init__(input_size, output_size)
+        if history < 1:
+            raise StmError(f"history is {history}; expected at least 1")
+        size = chosen_size(hidden_size, output_size)
+        self.from_input = nn.Linear(input_size, 4 * size + history)
+        self.cell = AttentiveCell(size, history)
+        self.to_output = nn.Linear(2 * size, output_size)
+
+    def initial_state(self, batch: int) -> State:
+        """See :meth:`AttentiveCell.initial_state`."""
+        return self.cell.initial_state(batch)
+
+    def forward(self, inputs: Tensor, state: State, done: Tensor | None = None) -> tuple[Tensor, State]:
+        """Read a sequence; see :meth:`MemoryCore.forward`."""
+        hidden, state = self.cell(self.from_input(inputs), state, done)
+        return self.to_output(hidden), state
+
+    def read(self, state: State) -> Tensor:
+        """Return the past hidden states, the oldest first, zeros where there is none yet."""
+        return state["past"]
+
+    @property
+    def read_shape(self) -> tuple[int, int]:
+        """See :attr:`MemoryCore.read_shape`."""
+        return self.cell.history, self.cell.size
+
+
+class AttentiveCell(SteppedCore):
+    """The part of :class:`AttentiveCore` that goes step by step.
+
+    Its inputs are what the query, the scores of the ages and the gates take from the inputs of the core, which one
+    product computes for a whole sequence; its outputs are the hidden state and what the cell saw when it looked back.
+
+    Args:
+        size: Units of the cell.
+        history: Hidden states that are kept.
+    """
+
+    def __init__(self, size: int, history: int) -> None:
+        super().__init__(4 * size + history, 2 * size)
+        self.size, self.history = size, history
+        self.from_hidden = nn.Linear(size, 4 * size + history)
+        self.from_seen = nn.Linear(size, 3 * size, bias=False)
+        self.register_buffer("age", torch.arange(history).flip(0), persistent=False)
+        self.age: Tensor
+
+    def initial_state(self, batch: int) -> State:
+        """Return the past, zeros of shape ``(batch, history, size)``, and how many of it count, shape ``(batch,)``.
+
+        The last of the past is the present hidden state. It always counts, so there is something to attend to.
+        """
+        past = self.from_hidden.weight.new_zeros(batch, self.history, self.size)
+        return {"past": past, "count": torch.ones(batch, dtype=torch.long, device=past.device)}
+
+    def step(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+        """Read one step; see :meth:`SteppedCore.step`."""
+        past, count = state["past"], state["count"]
+        hidden = past[:, -1]
+        sizes = [self.size, self.history, 2 * self.size, self.size]
+        query_in, ages_in, gates_in, new_in = inputs.split(sizes, 1)
+        query, ages, gates, new = self.from_hidden(hidden).split(sizes, 1)
+        content = (past @ (query_in + query)[:, :, None]).squeeze(2) * self.size**-0.5
+        scores = (content + ages_in + ages).masked_fill(self.age >= count[:, None], -torch.inf)
+        seen = (scores.softmax(1)[:, None] @ past).squeeze(1)
+        seen_gates, seen_new = self.from_seen(seen).split([2 * self.size, self.size], 1)
+        keep, take = (gates_in + gates + seen_gates).sigmoid().chunk(2, 1)
+        candidate = (new_in + take * new + seen_new).tanh()
+        hidden = torch.lerp(candidate, hidden, keep)
+        past = torch.cat([past[:, 1:], hidden[:, None]], 1)
+        return torch.cat([hidden, seen], 1), {"past": past, "count": (count + 1).clamp(max=self.history)}
+
+
+def chosen_size(hidden_size: int | None, output_size: int) -> int:
+    """Return the units of a cell: ``hidden_size``, or as many as outputs."""
+    size = output_size if hidden_size is None else hidden_size
+    if size < 1:
+        raise StmError(f"hidden_size is {size}; expected at least 1")
+    return size
