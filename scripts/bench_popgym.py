@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Train neural memories on POPGym tasks (Morad et al., POPGym: Benchmarking Partially Observable RL, 2023).
 
-Every run trains one memory on one task with one seed and is then evaluated on 200 new episodes, with actions drawn as in
-training. A run ends when the mean return of the last 200 training episodes reaches ``--stop-at``, or after ``--steps``.
+Every run trains one memory on one task with one seed. It ends when the mean return of the last 200 training episodes
+reaches ``--stop-at``, or after ``--steps``. The policy is then evaluated on 200 new episodes, once with actions drawn
+as in training and once with the likeliest ones.
 
     pip install popgym
     python scripts/bench_popgym.py --tasks RepeatPreviousHard --cores attention --seeds 0 1 2 --out runs/popgym
@@ -35,7 +36,7 @@ BEST = {
     "AutoencodeMedium": -0.420,
 }
 """The best published returns of those tasks."""
-OPTIONS = {"attention": {"history": 96}, "linked": {"slots": 128}}
+OPTIONS = {"attention": {"history": 96}, "linked": {"slots": 256, "cursors": 16, "slot_size": 16}}
 """Sizes of memories that differ from their defaults."""
 EVALUATED = 200
 
@@ -55,6 +56,7 @@ def run(task: str, core: str, seed: int, args: argparse.Namespace) -> None:
         rollout=args.rollout,
         minibatches=8,
         gamma=args.gamma or (0.9 if task.startswith("Concentration") else 0.5),
+        stagger=args.stagger,
         seed=seed,
     )
     bar, crossed, curve, shown = BEST.get(task), None, [], time.monotonic()
@@ -72,14 +74,16 @@ def run(task: str, core: str, seed: int, args: argparse.Namespace) -> None:
 
     trainer = RecurrentPPOTrainer(make_envs(f"popgym:popgym-{task}-v0", settings.num_envs), settings, progress)
     network = trainer.train()
-    returns = evaluate(network, make_envs(f"popgym:popgym-{task}-v0", 50), EVALUATED, seed=1_000_000 + seed)
+    envs = make_envs(f"popgym:popgym-{task}-v0", 50)
+    drawn, greedy = (evaluate(network, envs, EVALUATED, 1_000_000 + seed, likeliest) for likeliest in (False, True))
     write_json(
         file,
         {
             "task": task,
             "core": core,
             "seed": seed,
-            "return": float(returns.mean()),
+            "return": float(drawn.mean()),
+            "greedy_return": float(greedy.mean()),
             "steps": trainer.done,
             "best_published": bar,
             "steps_to_best_published": crossed,
@@ -89,7 +93,10 @@ def run(task: str, core: str, seed: int, args: argparse.Namespace) -> None:
             "curve": curve[:: max(1, len(curve) // 100)],
         },
     )
-    print(f"{task} {core} {seed}: evaluated {returns.mean():.3f} after {trainer.done:,} steps", flush=True)
+    print(
+        f"{task} {core} {seed}: evaluated {drawn.mean():.3f}, greedy {greedy.mean():.3f}, after {trainer.done:,} steps",
+        flush=True,
+    )
 
 
 def table(folder: Path) -> None:
@@ -98,11 +105,22 @@ def table(folder: Path) -> None:
     for file in sorted(folder.glob("*.json")):
         result = json.loads(file.read_text(encoding="utf-8"))
         rows.setdefault((result["task"], result["core"]), []).append(result)
-    print("| task | memory | seeds | return, each seed | mean ± 95% | best published | passed it after | steps | steps/s |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    heads = (
+        "task",
+        "memory",
+        "return, each seed",
+        "mean ± 95%",
+        "greedy",
+        "published",
+        "passed after",
+        "steps",
+        "steps/s",
+    )
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     for (task, core), runs in sorted(rows.items()):
         returns = np.array([run["return"] for run in runs])
         each = ", ".join(f"{value:.3f}" for value in returns)
+        greedy = np.mean([run["greedy_return"] for run in runs])
         spread = ""
         if len(returns) > 1:
             half = stats.t.ppf(0.975, len(returns) - 1) * returns.std(ddof=1) / np.sqrt(len(returns))
@@ -112,7 +130,7 @@ def table(folder: Path) -> None:
         bar = "" if runs[0]["best_published"] is None else f"{runs[0]['best_published']:.3f}"
         steps, seconds = (sum(run[name] for run in runs) for name in ("steps", "seconds"))
         print(
-            f"| {task} | `{core}` | {len(runs)} | {each} | {returns.mean():.3f}{spread} | {bar} | {passed} "
+            f"| {task} | `{core}` | {each} | {returns.mean():.3f}{spread} | {greedy:.3f} | {bar} | {passed} "
             f"| {max(run['steps'] for run in runs):,} | {steps / seconds:,.0f} |"
         )
 
@@ -127,6 +145,9 @@ def main() -> None:
     parser.add_argument("--stop-at", type=float, default=0.999, help="mean training return that ends a run")
     parser.add_argument("--envs", type=int, default=64, help="environments stepped together")
     parser.add_argument("--rollout", type=int, default=160, help="steps of each environment in a rollout")
+    parser.add_argument(
+        "--stagger", type=int, default=0, help="steps over which environments begin, each at a random one"
+    )
     parser.add_argument("--width", type=int, default=64, help="width of encoder, memory and heads")
     parser.add_argument("--gamma", type=float, help="discount, for every task")
     parser.add_argument("--out", type=Path, default=Path("runs/popgym"), help="folder for a JSON file a run")

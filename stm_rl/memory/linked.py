@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from stm_rl.errors import StmError
 from stm_rl.memory.core import MemoryCore, State
+from stm_rl.memory.gather import gather, gather_sum
 from stm_rl.memory.linked_walk import MOVES, Walk, walk
 
 SPREAD = 2.0
@@ -94,14 +95,12 @@ class LinkedCore(MemoryCore):
         table = torch.cat([state["values"], new, empty], 1)
         walked = walk(gate.squeeze(2) > 0.5, moves.argmax(3), state, done, self.touch)
         read = self._read(table, walked, gate, moves)
-        rows = torch.arange(batch, device=inputs.device).unsqueeze(1)
-        after = walked.state | {"values": table[rows, walked.held], "before": inputs[:, -1]}
+        after = walked.state | {"values": gather(table, walked.held), "before": inputs[:, -1]}
         return self.output(torch.cat([inputs, read], -1)), after
 
     def read(self, state: State) -> Tensor:
         """Return what the cursors stand on, and the front of the list."""
-        rows = torch.arange(len(state["front"]), device=state["front"].device).unsqueeze(1)
-        return state["values"][rows, torch.cat([state["front"].unsqueeze(1), state["cursors"]], 1)]
+        return gather(state["values"], torch.cat([state["front"].unsqueeze(1), state["cursors"]], 1))
 
     @property
     def read_shape(self) -> tuple[int, int]:
@@ -118,17 +117,8 @@ class LinkedCore(MemoryCore):
 
     def _read(self, table: Tensor, walked: Walk, gate: Tensor, moves: Tensor) -> Tensor:
         """Return the weighted sums of what the cursors could go to, shape (batch, time, cursors * slot_size)."""
-        batch, time = gate.shape[:2]
         # The front is what is written now or what was there before: so the gate learns also where it is closed.
         opened = ((gate > 0.5).to(gate.dtype) + gate - gate.detach()).unsqueeze(2)
         front = moves[..., :1]
         weights = torch.cat([front * opened, front * (1 - opened), moves[..., 1:]], -1)
-        size = table.shape[1]
-        places = walked.places + size * torch.arange(batch, device=table.device).view(-1, 1, 1, 1)
-        read = functional.embedding_bag(
-            places.reshape(-1, MOVES + 1),
-            table.reshape(-1, self.slot_size),
-            per_sample_weights=weights.reshape(-1, MOVES + 1),
-            mode="sum",
-        )
-        return read.view(batch, time, -1)
+        return gather_sum(table, walked.places, weights).flatten(2)

@@ -15,6 +15,7 @@ MOVES = 4
 """What a cursor chooses from: the front of the list, its own slot, the next older and the next newer one."""
 
 IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
 
 
 class Walk(NamedTuple):
@@ -47,18 +48,19 @@ def walk(opened: Tensor, chosen: Tensor, state: State, done: Tensor | None, touc
     """
     batch, time, cursors = chosen.shape
     ring = _Ring(state, time)
-    writes, steps = opened.cpu().numpy(), chosen.flatten(2).transpose(0, 1).cpu().numpy().reshape(time, -1)
-    ends = np.zeros((batch, time), np.bool_) if done is None else done.cpu().numpy()
-    some_end, some_write = ends.any(0).tolist(), writes.any(0).tolist()
+    written: BoolArray = opened.cpu().numpy()
+    ended: BoolArray = (torch.zeros_like(opened) if done is None else done).cpu().numpy()
+    steps = chosen.flatten(2).transpose(0, 1).cpu().numpy().reshape(time, -1)
+    some_end, some_write = ended.any(0).tolist(), written.any(0).tolist()
     places = np.empty((time, batch, cursors, 1 + MOVES), np.int64)
     numbers = np.arange(batch * cursors)
     could = np.empty((batch, cursors, MOVES), np.int64)
     for t in range(time):
         if some_end[t]:
-            ring.clear(np.flatnonzero(ends[:, t]))
+            ring.clear(np.flatnonzero(ended[:, t]))
         places[t, :, :, 1] = ring.held[ring.front][:, None]
         if some_write[t]:
-            ring.write(np.flatnonzero(writes[:, t]), t)
+            ring.write(np.flatnonzero(written[:, t]), t)
         ring.look(could)
         places[t, :, :, 2:] = ring.held[could[:, :, 1:]]
         ring.cursors = could.reshape(-1, MOVES)[numbers, steps[t]].reshape(batch, cursors)

@@ -40,6 +40,8 @@ class RecurrentPPOSettings:
         entropy: Weight of the entropy bonus.
         value_weight: Weight of the value loss.
         clip: Clip range of the policy ratio.
+        stagger: Steps over which the environments begin, each at a random one. Give about the length of an episode
+            where all are equally long and longer than a rollout: otherwise every rollout shows one phase only.
         max_grad_norm: Gradients are scaled down to this norm.
         seed: Seeds everything.
     """
@@ -58,6 +60,7 @@ class RecurrentPPOSettings:
     entropy: float = 0.01
     value_weight: float = 0.5
     clip: float = 0.2
+    stagger: int = 0
     max_grad_norm: float = 0.5
     seed: int = 0
 
@@ -128,9 +131,11 @@ class RecurrentPPOTrainer:
                 settings.core_options,
             )
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=settings.lr, eps=1e-5)
-        self.collector = Collector(envs, self.network, settings.gamma, settings.gae_lambda, settings.seed)
+        self.collector = Collector(
+            envs, self.network, settings.gamma, settings.gae_lambda, settings.seed, settings.stagger
+        )
         self.generator = torch.Generator().manual_seed(settings.seed + 1)
-        self.done = 0
+        self.done = self.collector.warmup
         self.recent: deque[float] = deque(maxlen=200)
         self.seconds = 0.0
 
@@ -143,7 +148,7 @@ class RecurrentPPOTrainer:
                 group["lr"] = rate
             rollout = self.collector.collect(settings.rollout)
             self.done += settings.num_envs * settings.rollout
-            self.recent.extend(rollout.returns)
+            self.recent.extend(total for total, _ in rollout.episodes)
             row = self._update(rollout)
             self.seconds = time.monotonic() - start
             if self.recent:

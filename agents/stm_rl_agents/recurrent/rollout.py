@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import concatenate, create_empty_array
 from numpy.typing import NDArray
 from torch import Tensor
 
 from stm_rl.errors import StmError
-from stm_rl.memory import State
+from stm_rl.memory import State, detached
 from stm_rl_agents.recurrent.network import RecurrentNetwork
 
 
@@ -29,8 +30,7 @@ class Rollout:
         advantages: Shape ``(n, t)``.
         state: The memory before the first step, as the policy that acted had it; training starts from it (stored
             state, Kapturowski et al., Recurrent Experience Replay in Distributed RL, 2019).
-        returns: Sums of rewards of the episodes that ended, as the environment gave them.
-        lengths: Their lengths in steps.
+        episodes: Of those that ended: the sum of rewards as the environment gave them, and the length in steps.
     """
 
     observations: Tensor
@@ -40,8 +40,22 @@ class Rollout:
     values: Tensor
     advantages: Tensor
     state: State
-    returns: list[float]
-    lengths: list[int]
+    episodes: list[tuple[float, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One step of every environment; tensors as in a :class:`Rollout`, without time."""
+
+    TENSORS: ClassVar = ("observations", "first", "actions", "log_probs", "values")
+    observations: Tensor
+    first: Tensor
+    actions: Tensor
+    log_probs: Tensor
+    values: Tensor
+    rewards: NDArray[np.float32]
+    ended: NDArray[np.bool_]
+    episodes: list[tuple[float, int]]
 
 
 class RewardScale:
@@ -72,13 +86,24 @@ class Collector:
         gamma: Discount.
         gae_lambda: Lambda of generalised advantage estimation.
         seed: Seeds environments and actions.
+        stagger: Steps over which the environments begin, each at a random one, so that episodes of one length are not
+            all in the same phase.
+
+    Attributes:
+        warmup: Environment steps taken while staggering.
 
     Raises:
         StmError: The environments reset in another way.
     """
 
     def __init__(
-        self, envs: VectorEnv[Any, Any, Any], network: RecurrentNetwork, gamma: float, gae_lambda: float, seed: int
+        self,
+        envs: VectorEnv[Any, Any, Any],
+        network: RecurrentNetwork,
+        gamma: float,
+        gae_lambda: float,
+        seed: int,
+        stagger: int = 0,
     ) -> None:
         mode = envs.metadata.get("autoreset_mode")
         if mode != AutoresetMode.SAME_STEP:
@@ -87,44 +112,56 @@ class Collector:
         self.generator = torch.Generator().manual_seed(seed)
         self.scale = RewardScale(envs.num_envs, gamma)
         observation, _ = envs.reset(seed=seed)
+        self.warmup = stagger * envs.num_envs
+        self.state = detached(network.core.initial_state(envs.num_envs))
+        starts = np.random.default_rng(seed).integers(stagger, size=envs.num_envs) if stagger else np.zeros(0)
+        self.sums, self.steps = np.zeros(envs.num_envs), np.zeros(envs.num_envs, np.int64)
         self.observation = self._flat(observation)
         self.first = torch.ones(envs.num_envs, dtype=torch.bool)
-        self.state = {name: value.detach() for name, value in network.core.initial_state(envs.num_envs).items()}
-        self.sums, self.steps = np.zeros(envs.num_envs), np.zeros(envs.num_envs, np.int64)
+        for step in range(stagger):
+            self._play()
+            if (begin := starts == step).any():
+                observation, _ = envs.reset(options={"reset_mask": begin})
+                self.observation = self._flat(observation)
+                self.first |= torch.from_numpy(begin)
+                self.sums[begin], self.steps[begin] = 0, 0
 
     def _flat(self, observation: Any) -> Tensor:
         return torch.from_numpy(self.network.flatten(observation))
 
-    @torch.no_grad()
     def collect(self, steps: int) -> Rollout:
         """Play ``steps`` steps in every environment."""
-        network, before = self.network, self.state
-        rows: list[tuple[Tensor, ...]] = []
-        rewards, ends, returns, lengths = [], [], [], []
-        for _ in range(steps):
-            outputs, values, self.state = network(self.observation.unsqueeze(1), self.first.unsqueeze(1), self.state)
-            outputs = outputs[:, 0]
-            actions = network.actions.draw(outputs, self.generator)
-            log_probs, _ = network.actions.evaluate(outputs, actions)
-            rows.append((self.observation, self.first, actions, log_probs, values[:, 0]))
-            observation, reward, terminated, truncated, info = self.envs.step(network.actions.for_env(actions))
-            ended = terminated | truncated
-            self.sums += reward
-            self.steps += 1
-            scaled = self.scale(reward, ended)
-            if ended.any():
-                if cut := np.flatnonzero(truncated & ~terminated).tolist():
-                    scaled[cut] += self.gamma * self._values_of(info["final_obs"], cut)
-                returns += self.sums[ended].tolist()
-                lengths += self.steps[ended].tolist()
-                self.sums[ended], self.steps[ended] = 0, 0
-            rewards.append(scaled)
-            ends.append(ended)
-            self.observation, self.first = self._flat(observation), torch.from_numpy(ended)
-        _, last, _ = network(self.observation.unsqueeze(1), self.first.unsqueeze(1), self.state)
-        observations, first, actions, log_probs, values = (torch.stack(row, 1) for row in zip(*rows, strict=True))
-        advantages = self._advantages(np.stack(rewards), np.stack(ends), values.T.numpy(), last[:, 0].numpy())
-        return Rollout(observations, first, actions, log_probs, values, advantages, before, returns, lengths)
+        before, played = self.state, [self._play() for _ in range(steps)]
+        with torch.no_grad():
+            _, last, _ = self.network(self.observation.unsqueeze(1), self.first.unsqueeze(1), self.state)
+        stack = {name: torch.stack([getattr(step, name) for step in played], 1) for name in _Step.TENSORS}
+        advantages = self._advantages(
+            np.stack([step.rewards for step in played]),
+            np.stack([step.ended for step in played]),
+            stack["values"].T.numpy(),
+            last[:, 0].numpy(),
+        )
+        episodes = [episode for step in played for episode in step.episodes]
+        return Rollout(**stack, advantages=advantages, state=before, episodes=episodes)
+
+    @torch.no_grad()
+    def _play(self) -> _Step:
+        """Take one step in every environment."""
+        network, observed, first = self.network, self.observation, self.first
+        outputs, values, self.state = network(observed.unsqueeze(1), first.unsqueeze(1), self.state)
+        actions = network.actions.draw(outputs[:, 0], self.generator)
+        log_probs, _ = network.actions.evaluate(outputs[:, 0], actions)
+        observation, rewards, terminated, truncated, info = self.envs.step(network.actions.for_env(actions))
+        ended = terminated | truncated
+        self.sums += rewards
+        self.steps += 1
+        scaled = self.scale(rewards, ended)
+        if cut := np.flatnonzero(truncated & ~terminated).tolist():
+            scaled[cut] += self.gamma * self._values_of(info["final_obs"], cut)
+        episodes = list(zip(self.sums[ended].tolist(), self.steps[ended].tolist(), strict=True))
+        self.sums[ended], self.steps[ended] = 0, 0
+        self.observation, self.first = self._flat(observation), torch.from_numpy(ended)
+        return _Step(observed, first, actions, log_probs, values[:, 0], scaled, ended, episodes)
 
     def _values_of(self, final: Any, rows: list[int]) -> NDArray[np.float32]:
         """Return the values of the observations at which episodes were cut off by a time limit."""
@@ -151,6 +188,4 @@ class Collector:
 
 def _stacked(observations: list[Any], space: Any) -> Any:
     """Return single observations as one batch, in the form that vector environments give them."""
-    from gymnasium.vector.utils import concatenate, create_empty_array
-
     return concatenate(space, observations, create_empty_array(space, len(observations)))
