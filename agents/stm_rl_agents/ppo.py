@@ -19,6 +19,7 @@ from stm_rl.evaluation import Played, play
 from stm_rl.files import reading, write_json, write_tensors
 from stm_rl.runs import Run
 from stm_rl_agents.anchor import AnchoredPolicy
+from stm_rl_agents.checkpoint import packed, unpack
 from stm_rl_agents.policy import PointerPolicy, PolicyAgent
 from stm_rl_agents.sb3 import LOGGED, MemoryVecEnv
 from stm_rl_envs.vector import MemoryVectorEnv
@@ -298,11 +299,8 @@ class PPOTrainer:
         folder.mkdir(exist_ok=True)
         if self.init is not None and not (folder / "init" / "policy.json").exists():
             self.init.save(folder / "init")
-        tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
-        for index, state in self.model.policy.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
         best = self.best if np.isfinite(self.best) else None  # JSON knows no infinity
-        write_tensors(folder / "state.safetensors", tensors)
+        write_tensors(folder / "state.safetensors", packed(self.network, self.model.policy.optimizer))
         write_json(folder / "state.json", {"done": self.done, "best": best, "seconds": self.seconds})
 
     def load_checkpoint(self) -> None:
@@ -321,17 +319,7 @@ class PPOTrainer:
                 tensors = load_file(folder / "state.safetensors")
             except OSError as error:
                 raise StmError(f"{folder} holds no checkpoint ({error}); {advice}") from error
-            prefix = "network."
-            self.network.load_state_dict(
-                {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-            )
-            optimizer = self.model.policy.optimizer
-            packed = optimizer.state_dict()
-            for name, value in tensors.items():
-                if name.startswith("optimizer."):
-                    _, index, key = name.split(".")
-                    packed["state"].setdefault(int(index), {})[key] = value
-            optimizer.load_state_dict(packed)
+            unpack(tensors, self.network, self.model.policy.optimizer)
             if self.anchored is not None:
                 self.anchored.anchor.load_state_dict(PolicyAgent.load(folder / "init").network.state_dict())
             self.done, self.seconds = int(state["done"]), float(state["seconds"])

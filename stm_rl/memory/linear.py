@@ -16,6 +16,12 @@ from stm_rl.memory.recurrent import cut, cut_shape
 
 LONGEST = 1000.0
 """Steps over which the slowest units forget before they have learned anything."""
+SPREAD = 4.0
+"""Standard deviation at the start of what the input adds to the log odds of a gate, and of an initial state.
+
+With gates as weak as usual everything is kept a little; a symbol then has to be held over 800 others before there is a
+gradient to hold it by. Decisive gates and a strong mark of the first step let some units hold it by chance.
+"""
 
 
 class LinearCore(MemoryCore):
@@ -78,8 +84,8 @@ class LinearCore(MemoryCore):
 class MinGRULayer(nn.Module):
     """One layer of :class:`LinearCore`: values of shape ``(batch, time, size)`` in and out.
 
-    The gates begin with biases under which the units forget over 2 to about 1,000 steps (as in Tallec & Ollivier, Can
-    recurrent neural networks warp time?, 2018, but evenly on a logarithmic scale).
+    The gates begin with biases under which a unit forgets over 2 to about 1,000 steps, the units spread evenly on a
+    logarithmic scale (after Tallec & Ollivier, Can recurrent neural networks warp time?, 2018).
 
     Args:
         size: Numbers in a value, and units.
@@ -90,9 +96,10 @@ class MinGRULayer(nn.Module):
         self.norm = nn.LayerNorm(size)
         self.from_values = nn.Linear(size, 3 * size)
         self.to_values = nn.Linear(size, size)
-        self.initial = nn.Parameter(torch.randn(size))
+        self.initial = nn.Parameter(SPREAD * torch.randn(size))
         with torch.no_grad():
             self.from_values.bias[:size] = -torch.linspace(0, math.log(LONGEST), size)
+            self.from_values.weight[:size].normal_(std=SPREAD / math.sqrt(size))
 
     def forward(self, values: Tensor, hidden: Tensor, done: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the values and the hidden states after the last step, shape ``(batch, size)``."""
@@ -103,7 +110,7 @@ class MinGRULayer(nn.Module):
             # A reset is exact: nothing of the state before is left, and the initial state takes its place.
             added = added + done[..., None] * decay * self.initial
             decay = decay.masked_fill(done[..., None], 0)
-        states = Scan.apply(decay, added, hidden)
+        states = Scan.apply(decay, added, hidden)  # type: ignore[no-untyped-call]
         return values + self.to_values(states * functional.silu(ask)), states[:, -1]
 
 

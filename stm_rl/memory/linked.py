@@ -91,7 +91,7 @@ class LinkedCore(MemoryCore):
         gate, moves = self._decisions(inputs, before)
         new = self.value(inputs)
         # The straight-through factor is 1 where something is written; elsewhere nothing can be read of the step.
-        new, empty = new * (1 + gate - gate.detach()), new.new_zeros(batch, 1, self.slot_size)
+        new, empty = new * (1 + (gate - gate.detach())), new.new_zeros(batch, 1, self.slot_size)
         table = torch.cat([state["values"], new, empty], 1)
         walked = walk(gate.squeeze(2) > 0.5, moves.argmax(3), state, done, self.touch)
         read = self._read(table, walked, gate, moves)
@@ -99,13 +99,17 @@ class LinkedCore(MemoryCore):
         return self.output(torch.cat([inputs, read], -1)), after
 
     def read(self, state: State) -> Tensor:
-        """Return what the cursors stand on, and the front of the list."""
-        return gather(state["values"], torch.cat([state["front"].unsqueeze(1), state["cursors"]], 1))
+        """Return what the slots hold, the oldest first; slots that nothing was written to are zeros."""
+        order, jump = state["front"].unsqueeze(1), state["older"]
+        while order.shape[1] < self.slots:  # pointer doubling: as many gathers as the number of slots has bits
+            order = torch.cat([order, jump.gather(1, order)], 1)
+            jump = jump.gather(1, jump)
+        return gather(state["values"], order[:, : self.slots].flip(1))
 
     @property
     def read_shape(self) -> tuple[int, int]:
-        """``(1 + cursors, slot_size)``."""
-        return 1 + self.cursors, self.slot_size
+        """``(slots, slot_size)``."""
+        return self.slots, self.slot_size
 
     def _decisions(self, inputs: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
         """Return the gate, shape (batch, time, 1), and the moves' weights, shape (batch, time, cursors, MOVES)."""
@@ -118,7 +122,7 @@ class LinkedCore(MemoryCore):
     def _read(self, table: Tensor, walked: Walk, gate: Tensor, moves: Tensor) -> Tensor:
         """Return the weighted sums of what the cursors could go to, shape (batch, time, cursors * slot_size)."""
         # The front is what is written now or what was there before: so the gate learns also where it is closed.
-        opened = ((gate > 0.5).to(gate.dtype) + gate - gate.detach()).unsqueeze(2)
+        opened = (gate - gate.detach() + (gate > 0.5).to(gate.dtype)).unsqueeze(2)
         front = moves[..., :1]
         weights = torch.cat([front * opened, front * (1 - opened), moves[..., 1:]], -1)
         return gather_sum(table, walked.places, weights).flatten(2)

@@ -49,9 +49,10 @@ def walk(opened: Tensor, chosen: Tensor, state: State, done: Tensor | None, touc
     batch, time, cursors = chosen.shape
     ring = _Ring(state, time)
     written: BoolArray = opened.cpu().numpy()
-    ended: BoolArray = (torch.zeros_like(opened) if done is None else done).cpu().numpy()
+    done = torch.zeros_like(opened) if done is None else done
+    ended: BoolArray = done.cpu().numpy()
     steps = chosen.flatten(2).transpose(0, 1).cpu().numpy().reshape(time, -1)
-    some_end, some_write = ended.any(0).tolist(), written.any(0).tolist()
+    some_end, some_write = done.any(0).tolist(), opened.any(0).tolist()
     places = np.empty((time, batch, cursors, 1 + MOVES), np.int64)
     numbers = np.arange(batch * cursors)
     could = np.empty((batch, cursors, MOVES), np.int64)

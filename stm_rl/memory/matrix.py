@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -10,7 +12,7 @@ from stm_rl.errors import StmError
 from stm_rl.memory.core import MemoryCore, State, SteppedCore
 
 SCALARS = 6
-"""What a head is told besides its key: strength, sharpness, content or place (3 logits of shifts come last)."""
+"""What a head is told besides its key: strength, sharpness, content or place, and three logits of shifts."""
 FLOOR = 1e-6
 """Attention that every slot has at least, so that its logarithm is finite."""
 USED = 0.95
@@ -115,7 +117,7 @@ class MatrixCell(SteppedCore):
     def start_gates(self, bias: Tensor) -> None:
         """Set the biases of the inputs so that a head stays where it is and the first one writes to unused rows."""
         heads, write, _, erase = torch.split(bias.detach(), self.sizes)
-        heads.view(self.heads, -1)[:, self.width :] += torch.tensor([2.0, 2.0, 0.0, 0.0, 1.0, 0.0])
+        heads.view(self.heads, -1)[:, self.width :] += torch.tensor([2.0, 0.0, 0.0, 0.0, 1.0, 0.0])
         write += 1
         erase += 1
 
@@ -156,13 +158,13 @@ class MatrixCell(SteppedCore):
 
     def _attention(self, told: Tensor, matrix: Tensor, last: Tensor) -> Tensor:
         key, scalars = torch.split(told, [self.width, SCALARS], 2)
-        strength, sharpness = functional.softplus(scalars[..., :2]).unsqueeze(2).unbind(3)
         likeness = unit(key) @ unit(matrix).transpose(1, 2)
-        content = (strength * likeness).softmax(2)
+        content = (functional.softplus(scalars[..., :1]) * likeness).softmax(2)
         mixed = torch.lerp(last, content, scalars[..., 2:3].sigmoid())
         around = torch.cat([mixed[..., -1:], mixed, mixed[..., :1]], 2).unfold(2, 3, 1)
         shifted = (around @ scalars[..., 3:].softmax(2).unsqueeze(3)).squeeze(3)
-        return torch.softmax((1 + sharpness) * (shifted + FLOOR).log(), 2)
+        # Sharpened by an exponent of 1 to 3: larger ones have attention amplify rounding errors.
+        return torch.softmax((1 + 2 * scalars[..., 1:2].sigmoid()) * (shifted + FLOOR).log(), 2)
 
 
 def unit(vectors: Tensor) -> Tensor:
@@ -172,5 +174,6 @@ def unit(vectors: Tensor) -> Tensor:
 
 def bounded(rows: Tensor) -> Tensor:
     """Return rows whose root mean square is at most 1: longer ones are shortened."""
-    longest = rows.shape[-1] ** 0.5
-    return rows * (longest / torch.linalg.vector_norm(rows, dim=-1, keepdim=True).clamp(min=longest))
+    longest = math.sqrt(rows.shape[-1])
+    length: Tensor = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    return rows * (longest / length.clamp(min=longest))

@@ -188,6 +188,7 @@ class AttentiveCell(SteppedCore):
     def __init__(self, size: int, history: int) -> None:
         super().__init__(4 * size + history, 2 * size)
         self.size, self.history = size, history
+        self.ends = [size, size + history, 3 * size + history]  # of query, scores of the ages and gates
         self.from_hidden = nn.Linear(size, 4 * size + history)
         self.from_seen = nn.Linear(size, 3 * size, bias=False)
         self.register_buffer("age", torch.arange(history).flip(0), persistent=False)
@@ -205,13 +206,12 @@ class AttentiveCell(SteppedCore):
         """Read one step; see :meth:`SteppedCore.step`."""
         past, count = state["past"], state["count"]
         hidden = past[:, -1]
-        sizes = [self.size, self.history, 2 * self.size, self.size]
-        query_in, ages_in, gates_in, new_in = inputs.split(sizes, 1)
-        query, ages, gates, new = self.from_hidden(hidden).split(sizes, 1)
+        query_in, ages_in, gates_in, new_in = inputs.tensor_split(self.ends, 1)
+        query, ages, gates, new = self.from_hidden(hidden).tensor_split(self.ends, 1)
         content = (past @ (query_in + query)[:, :, None]).squeeze(2) * self.size**-0.5
         scores = (content + ages_in + ages).masked_fill(self.age >= count[:, None], -torch.inf)
         seen = (scores.softmax(1)[:, None] @ past).squeeze(1)
-        seen_gates, seen_new = self.from_seen(seen).split([2 * self.size, self.size], 1)
+        seen_gates, seen_new = self.from_seen(seen).tensor_split([2 * self.size], 1)
         keep, take = (gates_in + gates + seen_gates).sigmoid().chunk(2, 1)
         candidate = (new_in + take * new + seen_new).tanh()
         hidden = torch.lerp(candidate, hidden, keep)

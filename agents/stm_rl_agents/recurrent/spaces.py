@@ -107,6 +107,7 @@ class Actions(nn.Module):
     def _log_probs(self, outputs: Tensor) -> list[Tensor]:
         return [torch.log_softmax(part, -1) for part in outputs.split(self.parts, -1)]
 
+    @torch.no_grad()
     def draw(self, outputs: Tensor, generator: torch.Generator, deterministic: bool = False) -> Tensor:
         """Draw actions.
 

@@ -1,0 +1,95 @@
+#!/usr/bin/env python3
+"""Compare the speed of recurrent PPO with that of sb3-contrib: same environment, LSTM, network size, minibatches, epochs.
+
+Both train in turns in the same process, so that a busy machine slows both; the ratio is reported of each round.
+
+    python scripts/bench_recurrent.py --env CartPole-v1 --rounds 3 --json docs/bench_recurrent.json
+    python scripts/bench_recurrent.py --env popgym:popgym-RepeatPreviousEasy-v0
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from sb3_contrib import RecurrentPPO
+from stable_baselines3.common.env_util import make_vec_env
+
+from stm_rl.files import write_json
+from stm_rl_agents.recurrent import RecurrentPPOSettings, RecurrentPPOTrainer, make_envs
+
+CORES = ("lstm", "linear", "attention", "linked")
+
+
+def ours(env: str, core: str, args: argparse.Namespace) -> float:
+    """Return environment steps a second."""
+    settings = RecurrentPPOSettings(
+        core=core,
+        width=args.width,
+        steps=args.steps,
+        num_envs=args.envs,
+        rollout=args.rollout,
+        minibatches=args.minibatches,
+        epochs=args.epochs,
+    )
+    trainer = RecurrentPPOTrainer(make_envs(env, args.envs), settings)
+    trainer.train()
+    return trainer.done / trainer.seconds
+
+
+def theirs(env: str, args: argparse.Namespace) -> float:
+    """Return environment steps a second of sb3-contrib, with one LSTM for actor and critic as ours has."""
+    model = RecurrentPPO(
+        "MlpLstmPolicy",
+        make_vec_env(env, args.envs),
+        n_steps=args.rollout,
+        batch_size=args.envs * args.rollout // args.minibatches,
+        n_epochs=args.epochs,
+        device="cpu",
+        policy_kwargs={
+            "lstm_hidden_size": args.width,
+            "net_arch": [args.width],
+            "shared_lstm": True,
+            "enable_critic_lstm": False,
+        },
+    )
+    start = time.monotonic()
+    model.learn(args.steps)
+    return int(model.num_timesteps) / (time.monotonic() - start)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--env", default="CartPole-v1", help="Gymnasium id")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=32_768, help="environment steps of each training")
+    parser.add_argument("--envs", type=int, default=64, help="environments stepped together")
+    parser.add_argument("--rollout", type=int, default=128, help="steps of each environment in a rollout")
+    parser.add_argument("--minibatches", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--width", type=int, default=64, help="width of memory and heads")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    speeds: dict[str, list[float]] = {name: [] for name in ("sb3-contrib", *CORES)}
+    for _ in range(args.rounds):
+        speeds["sb3-contrib"].append(theirs(args.env, args))
+        for core in CORES:
+            speeds[core].append(ours(args.env, core, args))
+    base = np.array(speeds["sb3-contrib"])
+    print(f"{args.env}, {args.envs} environments, rollouts of {args.rollout}, {args.epochs} epochs, width {args.width}")
+    print("| trainer | steps/s | times sb3-contrib (least to most of the rounds) |\n|---|---|---|")
+    for name, values in speeds.items():
+        ratios = np.array(values) / base
+        print(f"| {name} | {np.median(values):,.0f} | {np.median(ratios):.1f} ({ratios.min():.1f}–{ratios.max():.1f}) |")
+    if args.json:
+        shown = {name: value for name, value in vars(args).items() if name != "json"}
+        write_json(args.json, {"settings": shown, "machine": platform.processor(), "steps_per_second": speeds})
+
+
+if __name__ == "__main__":
+    main()
