@@ -344,6 +344,67 @@ def imitate(
     run_imitation(request, resume=resume, force=force, as_json=as_json)
 
 
+@app.command()
+def recurrent(
+    env: Annotated[str, typer.Argument(help="Any Gymnasium id; MODULE:ID imports the module first.", metavar="ENV")],
+    core: Annotated[
+        str, typer.Option(help="Memory: lstm, gru, attentive, linear, attention, matrix, hashed or linked.")
+    ] = "linear",
+    core_option: Annotated[
+        list[str] | None,
+        typer.Option("--core-option", help="A size of the memory, as history=64. Repeatable.", metavar="NAME=NUMBER"),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/recurrent"),
+    steps: Annotated[int, typer.Option(help="Environment steps.", min=1)] = 1_000_000,
+    num_envs: Annotated[int, typer.Option(help="Environments stepped together.", min=1)] = 64,
+    rollout: Annotated[int, typer.Option(help="Steps of each environment in a rollout.", min=1)] = 128,
+    minibatches: Annotated[int, typer.Option(help="Parts of a rollout; a divisor of --num-envs.", min=1)] = 8,
+    epochs: Annotated[int, typer.Option(help="Passes over each rollout.", min=1)] = 4,
+    width: Annotated[int, typer.Option(help="Width of encoder, memory and heads.", min=1)] = 64,
+    lr: Annotated[float, typer.Option(help="Learning rate at the start; falls to a tenth.")] = 1e-3,
+    gamma: Annotated[float, typer.Option(help="Discount. Where reward follows at once, 0.5 learns faster.")] = 0.99,
+    entropy: Annotated[float, typer.Option(help="Weight of the entropy bonus.", min=0)] = 0.01,
+    stagger: Annotated[
+        int, typer.Option(help="Steps over which the environments begin, for long episodes of one length.", min=0)
+    ] = 0,
+    seed: Seed = 0,
+    eval_episodes: Annotated[int, typer.Option(help="New episodes to evaluate on; 0: none.", min=0)] = 100,
+    resume: Annotated[bool, typer.Option(help="Go on with the run in --out, with its settings.")] = False,
+    force: Annotated[bool, typer.Option(help="Move an existing run folder aside.")] = False,
+    threads: Annotated[int, typer.Option(help="Torch threads.", min=1)] = 1,
+    as_json: Json = False,
+) -> None:
+    """Train a recurrent policy with PPO: any neural memory, on any Gymnasium environment.
+
+    Examples:
+    `stm-rl recurrent CartPole-v1 --core gru --steps 200000 --out runs/cartpole`
+
+    `stm-rl recurrent popgym:popgym-RepeatPreviousHard-v0 --core attention --core-option history=96 --gamma 0.5`
+
+    `stm-rl recurrent CartPole-v1 --out runs/cartpole --resume`
+    """
+    from stm_rl.cli.recurrent import RecurrentRequest, parse_options, run_recurrent
+    from stm_rl_agents.recurrent import RecurrentPPOSettings
+
+    settings = RecurrentPPOSettings(
+        core=core,
+        core_options=parse_options(core_option or []),
+        width=width,
+        steps=steps,
+        num_envs=num_envs,
+        rollout=rollout,
+        minibatches=minibatches,
+        epochs=epochs,
+        lr=lr,
+        gamma=gamma,
+        entropy=entropy,
+        stagger=stagger,
+        seed=seed,
+    )
+    request = RecurrentRequest(env, eval_episodes)
+    run_recurrent(request, settings, out, resume=resume, force=force, threads=threads, as_json=as_json)
+
+
 @app.command(name="eval")
 def evaluate(
     env: EnvId = "stm_rl/Dialogue-v0",

@@ -56,9 +56,14 @@ def check_types(record: Any) -> None:
 
 def new_run(out: Path, request: TaskRequest, settings: dict[str, dict[str, Any]], *, force: bool) -> Run:
     """Make the run folder of a command, with everything needed to repeat it in ``config.yaml``."""
-    config = {
+    return Run.create(out, config_of(stored(request), settings), force=force)
+
+
+def config_of(request: dict[str, Any], settings: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return everything needed to repeat a run."""
+    return {
         "command": " ".join(["stm-rl", *sys.argv[1:]]),
-        "request": stored(request),
+        "request": request,
         **settings,
         "versions": {
             "stm-rl": stm_rl.__version__,
@@ -66,7 +71,6 @@ def new_run(out: Path, request: TaskRequest, settings: dict[str, dict[str, Any]]
             **{name: version(name) for name in PACKAGES},
         },
     }
-    return Run.create(out, config, force=force)
 
 
 def say_interrupted(command: str, when: str, run: Run) -> None:

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
+from stm_rl.cli.progress import training
 from stm_rl.cli.running import check_types, finish, new_run, restored, say_interrupted
 from stm_rl.cli.task import Task, TaskRequest, make_task
 from stm_rl.errors import StmError
@@ -101,7 +91,7 @@ def _train(
     if init is not None:
         method = {"method": init.card["method"]} if "method" in init.card else {}
         card["init"] = {"folder": str(request.init), **method}
-    with _progress(settings.steps) as report:
+    with training(settings.steps, _shown) as report:
         trainer = PPOTrainer(task.make, settings, run, card, report, init)
         if resume:
             trainer.load_checkpoint()
@@ -112,29 +102,8 @@ def _train(
             raise
 
 
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int, dict[str, Any]], None]]:
-    """Show a bar on a terminal, and a line for each validation elsewhere."""
-    console = Console(stderr=True)
-    shown = {"text": "training"}
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(shown["text"], total=total)
-
-        def report(steps: int, row: dict[str, Any]) -> None:
-            if "validation/return" in row:
-                shown["text"] = f"training · validation return {row['validation/return']:.2f}"
-                if not console.is_terminal:
-                    seconds = row["seconds"]
-                    training = f"training return {row['train/return']:6.2f}  " if "train/return" in row else ""
-                    console.print(
-                        f"{steps:>9,} of {total:,} steps  {seconds:5.0f} s  {training}"
-                        f"validation return {row['validation/return']:6.2f}",
-                        highlight=False,
-                        soft_wrap=True,
-                    )
-            progress.update(bar, completed=steps, description=shown["text"])
-
-        yield report
+def _shown(row: dict[str, Any]) -> str | None:
+    if "validation/return" not in row:
+        return None
+    training = f"training return {row['train/return']:6.2f}  " if "train/return" in row else ""
+    return f"{training}validation return {row['validation/return']:6.2f}"

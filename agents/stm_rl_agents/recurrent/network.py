@@ -48,11 +48,12 @@ class RecurrentNetwork(nn.Module):
             raise StmError(f"core {core!r} cannot be made with {core_options} ({error})") from error
         self.encoder = nn.Sequential(nn.Linear(size + 1, width), nn.ReLU())
         self.actions = Actions(action_space)
-        self.actor = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, self.actions.outputs))
+        last = nn.Linear(width, self.actions.outputs)
+        self.actor = nn.Sequential(nn.Linear(width, width), nn.ReLU(), last)
         self.critic = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1))
         with torch.no_grad():  # start close to evenly random
-            self.actor[-1].weight.mul_(0.01)  # type: ignore[union-attr, operator]
-            self.actor[-1].bias.zero_()  # type: ignore[union-attr, operator]
+            last.weight.mul_(0.01)
+            last.bias.zero_()
 
     def forward(self, observations: Tensor, first: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
         """Read observations.

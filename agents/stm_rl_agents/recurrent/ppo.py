@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from stm_rl.errors import StmError
+from stm_rl.files import reading, write_json, write_tensors
+from stm_rl_agents.checkpoint import packed, unpack
 from stm_rl_agents.recurrent.network import RecurrentNetwork
 from stm_rl_agents.recurrent.rollout import Collector, Rollout
 
@@ -141,7 +146,7 @@ class RecurrentPPOTrainer:
 
     def train(self) -> RecurrentNetwork:
         """Train to the end, or until ``on_progress`` asks to stop; return the network."""
-        settings, start = self.settings, time.monotonic()
+        settings, start = self.settings, time.monotonic() - self.seconds
         while self.done < settings.steps:
             rate = settings.lr * (1 - 0.9 * self.done / settings.steps)
             for group in self.optimizer.param_groups:
@@ -157,6 +162,29 @@ class RecurrentPPOTrainer:
             if self.on_progress(self.done, row):
                 break
         return self.network
+
+    def save_checkpoint(self, folder: Path) -> None:
+        """Write network, optimizer, and how far training has come to ``folder``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_tensors(folder / "state.safetensors", packed(self.network, self.optimizer))
+        write_json(folder / "state.json", {"done": self.done, "seconds": self.seconds})
+
+    def load_checkpoint(self, folder: Path) -> None:
+        """Go on from what :meth:`save_checkpoint` wrote; episodes begin anew, with other seeds than at the start.
+
+        Raises:
+            StmError: There is no readable checkpoint.
+        """
+        advice = "it cannot be resumed: train anew with --force, which moves the old run aside"
+        with reading(f"the checkpoint in {folder}", advice):
+            try:
+                state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+                tensors = load_file(folder / "state.safetensors")
+            except OSError as error:
+                raise StmError(f"{folder} holds no checkpoint ({error}); {advice}") from error
+            unpack(tensors, self.network, self.optimizer)
+            self.done, self.seconds = int(state["done"]), float(state["seconds"])
+        self.collector.restart(self.settings.seed + self.done)
 
     def _update(self, rollout: Rollout) -> dict[str, float]:
         settings, network = self.settings, self.network

@@ -109,15 +109,20 @@ class Collector:
         if mode != AutoresetMode.SAME_STEP:
             raise StmError(f"the vector environment's autoreset_mode is {mode}; make it with AutoresetMode.SAME_STEP")
         self.envs, self.network, self.gamma, self.gae_lambda = envs, network, gamma, gae_lambda
-        self.generator = torch.Generator().manual_seed(seed)
+        self.stagger, self.warmup = stagger, stagger * envs.num_envs
         self.scale = RewardScale(envs.num_envs, gamma)
+        self.restart(seed)
+
+    def restart(self, seed: int) -> None:
+        """Begin all episodes anew."""
+        envs, stagger = self.envs, self.stagger
+        self.generator = torch.Generator().manual_seed(seed)
         observation, _ = envs.reset(seed=seed)
-        self.warmup = stagger * envs.num_envs
-        self.state = detached(network.core.initial_state(envs.num_envs))
-        starts = np.random.default_rng(seed).integers(stagger, size=envs.num_envs) if stagger else np.zeros(0)
-        self.sums, self.steps = np.zeros(envs.num_envs), np.zeros(envs.num_envs, np.int64)
         self.observation = self._flat(observation)
         self.first = torch.ones(envs.num_envs, dtype=torch.bool)
+        self.state = detached(self.network.core.initial_state(envs.num_envs))
+        self.sums, self.steps = np.zeros(envs.num_envs), np.zeros(envs.num_envs, np.int64)
+        starts = np.random.default_rng(seed).integers(max(1, stagger), size=envs.num_envs)
         for step in range(stagger):
             self._play()
             if (begin := starts == step).any():
@@ -188,4 +193,5 @@ class Collector:
 
 def _stacked(observations: list[Any], space: Any) -> Any:
     """Return single observations as one batch, in the form that vector environments give them."""
-    return concatenate(space, observations, create_empty_array(space, len(observations)))
+    empty: Any = create_empty_array(space, len(observations))
+    return concatenate(space, observations, empty)
