@@ -95,10 +95,11 @@ class SteppedCore(MemoryCore):
         initial = self.initial_state(len(inputs)) if done is not None else {}
         resets = done.any(0).tolist() if done is not None else [False] * inputs.shape[1]
         outputs = []
-        for t, anew in enumerate(resets):
+        # Taken apart at once: the gradient of one step's slice would fill zeros of the size of the whole sequence.
+        for t, (given, anew) in enumerate(zip(inputs.unbind(1), resets, strict=True)):
             if anew and done is not None:
                 state = reset(state, initial, done[:, t])
-            output, state = self.step(inputs[:, t], state)
+            output, state = self.step(given, state)
             outputs.append(output)
         return torch.stack(outputs, 1), state
 

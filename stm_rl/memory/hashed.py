@@ -112,7 +112,8 @@ class HashedCore(MemoryCore):
     def _buckets(self, signs: Tensor) -> Tensor:
         """Return the numbers of the buckets, among all tables, with these signs (batch, time, tables, n, bits)."""
         within: Tensor = ((signs > 0) * self.powers).sum(4)
-        return within + 2**self.bits * torch.arange(self.tables, device=signs.device).unsqueeze(1)
+        first: Tensor = 2**self.bits * torch.arange(self.tables, device=signs.device).unsqueeze(1)
+        return within + first
 
     def _look_up(self, table: Tensor, places: Tensor, query: Tensor, agreement: Tensor) -> Tensor:
         """Return what is found, shape (batch, time, entry_size + 1): a value, and the weight of finding nothing."""

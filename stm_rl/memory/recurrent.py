@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 
 from stm_rl.errors import StmError
 from stm_rl.memory.core import MemoryCore, State, SteppedCore, reset
@@ -28,11 +26,7 @@ def cut_shape(size: int) -> tuple[int, int]:
 
 
 class KernelCore(MemoryCore):
-    """A cell whose steps torch runs in one call.
-
-    The rows are cut into the stretches between resets, and the stretches of all rows go through the cell side by side
-    as one packed batch. So a call costs about the same however many episodes end in it.
-    """
+    """A cell whose steps torch runs in one call for every stretch of time in which no row is reset."""
 
     cell: nn.LSTM | nn.GRU
     parts: tuple[str, ...]
@@ -51,13 +45,15 @@ class KernelCore(MemoryCore):
 
     def forward(self, inputs: Tensor, state: State, done: Tensor | None = None) -> tuple[Tensor, State]:
         """Read a sequence; see :meth:`MemoryCore.forward`."""
-        if done is not None:
-            state = reset(state, self.initial_state(len(inputs)), done[:, 0])
-        if done is not None and done[:, 1:].any():
-            hidden, state = self._run_stretches(inputs, state, done)
-        else:
-            hidden, state = self._run(inputs, state)
-        return self.to_output(hidden), state
+        cuts = [] if done is None else done[:, 1:].any(0).nonzero().flatten().tolist()
+        starts = [0, *(1 + step for step in cuts)]
+        stretches = []
+        for start, end in zip(starts, [*starts[1:], inputs.shape[1]], strict=True):
+            if done is not None:
+                state = reset(state, self.initial_state(len(inputs)), done[:, start])
+            hidden, state = self._run(inputs[:, start:end], state)
+            stretches.append(hidden)
+        return self.to_output(torch.cat(stretches, 1)), state
 
     def read(self, state: State) -> Tensor:
         """Return the hidden state, cut into vectors."""
@@ -68,35 +64,13 @@ class KernelCore(MemoryCore):
         """See :attr:`MemoryCore.read_shape`."""
         return cut_shape(self.hidden_size)
 
-    def _run(self, inputs: Tensor | PackedSequence, state: State) -> tuple[Any, State]:
-        """Return the hidden states of all steps, in the form of the inputs, and the state after each row's last."""
+    def _run(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
         given = tuple(state[name][None].contiguous() for name in self.parts)
         if len(given) == 1:
             hidden, last = self.cell(inputs, given[0])
             return hidden, {self.parts[0]: last[0]}
         hidden, lasts = self.cell(inputs, given)
         return hidden, {name: last[0] for name, last in zip(self.parts, lasts, strict=True)}
-
-    def _run_stretches(self, inputs: Tensor, state: State, done: Tensor) -> tuple[Tensor, State]:
-        batch, time = done.shape
-        begins = done.clone()
-        begins[:, 0] = True
-        stretch = begins.flatten().cumsum(0) - 1  # that each step belongs to
-        starts = begins.flatten().nonzero().squeeze(1)
-        age = torch.arange(batch * time, device=done.device) - starts[stretch]
-        # A packed batch holds the first steps of all stretches, the longest first, then all second steps, and so on.
-        ranked = stretch.bincount().argsort(descending=True, stable=True)
-        rank = ranked.argsort()
-        order = (age * len(starts) + rank[stretch]).argsort()
-        packed = PackedSequence(inputs.flatten(0, 1)[order], age.bincount().cpu())
-        row, opens_row = starts[ranked] // time, starts[ranked] % time == 0
-        initial = self.initial_state(len(starts))
-        hidden, last = self._run(
-            packed, reset({name: value[row] for name, value in state.items()}, initial, ~opens_row)
-        )
-        final = rank[stretch[time - 1 :: time]]  # the last stretch of each row
-        outputs = hidden.data[order.argsort()].reshape(batch, time, -1)
-        return outputs, {name: value[final] for name, value in last.items()}
 
 
 class LSTMCore(KernelCore):
@@ -188,35 +162,47 @@ class AttentiveCell(SteppedCore):
     def __init__(self, size: int, history: int) -> None:
         super().__init__(4 * size + history, 2 * size)
         self.size, self.history = size, history
-        self.ends = [size, size + history, 3 * size + history]  # of query, scores of the ages and gates
         self.from_hidden = nn.Linear(size, 4 * size + history)
         self.from_seen = nn.Linear(size, 3 * size, bias=False)
         self.register_buffer("age", torch.arange(history).flip(0), persistent=False)
         self.age: Tensor
 
     def initial_state(self, batch: int) -> State:
-        """Return the past, zeros of shape ``(batch, history, size)``, and how many of it count, shape ``(batch,)``.
+        """Return the state in which an episode begins.
 
-        The last of the past is the present hidden state. It always counts, so there is something to attend to.
+        Args:
+            batch: Number of rows.
+
+        Returns:
+            ``hidden``, zeros of shape ``(batch, size)``; ``past``, the last hidden states with this one as the last, zeros
+            of shape ``(batch, history, size)``; ``count``, how many of them count, shape ``(batch,)``. The present one
+            always does, so there is something to attend to.
         """
-        past = self.from_hidden.weight.new_zeros(batch, self.history, self.size)
-        return {"past": past, "count": torch.ones(batch, dtype=torch.long, device=past.device)}
+        weight = self.from_hidden.weight
+        return {
+            "hidden": weight.new_zeros(batch, self.size),
+            "past": weight.new_zeros(batch, self.history, self.size),
+            "count": torch.ones(batch, dtype=torch.long, device=weight.device),
+        }
 
     def step(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
         """Read one step; see :meth:`SteppedCore.step`."""
-        past, count = state["past"], state["count"]
-        hidden = past[:, -1]
-        query_in, ages_in, gates_in, new_in = inputs.tensor_split(self.ends, 1)
-        query, ages, gates, new = self.from_hidden(hidden).tensor_split(self.ends, 1)
+        hidden, past, count = state["hidden"], state["past"], state["count"]
+        sizes = [self.size, self.history, 2 * self.size, self.size]
+        # A split has a cheaper gradient than as many slices, each of which fills a tensor of the whole size.
+        query_in, ages_in, gates_in, new_in = inputs.split_with_sizes(sizes, 1)
+        query, ages, gates, new = self.from_hidden(hidden).split_with_sizes(sizes, 1)
         content = (past @ (query_in + query)[:, :, None]).squeeze(2) * self.size**-0.5
         scores = (content + ages_in + ages).masked_fill(self.age >= count[:, None], -torch.inf)
         seen = (scores.softmax(1)[:, None] @ past).squeeze(1)
-        seen_gates, seen_new = self.from_seen(seen).tensor_split([2 * self.size], 1)
+        seen_gates, seen_new = self.from_seen(seen).split_with_sizes([2 * self.size, self.size], 1)
         keep, take = (gates_in + gates + seen_gates).sigmoid().chunk(2, 1)
         candidate = (new_in + take * new + seen_new).tanh()
         hidden = torch.lerp(candidate, hidden, keep)
-        past = torch.cat([past[:, 1:], hidden[:, None]], 1)
-        return torch.cat([hidden, seen], 1), {"past": past, "count": (count + 1).clamp(max=self.history)}
+        _, kept = past.split_with_sizes([1, self.history - 1], 1)
+        past = torch.cat([kept, hidden[:, None]], 1)
+        count = (count + 1).clamp(max=self.history)
+        return torch.cat([hidden, seen], 1), {"hidden": hidden, "past": past, "count": count}
 
 
 def chosen_size(hidden_size: int | None, output_size: int) -> int:

@@ -135,7 +135,7 @@ class RecurrentPPOTrainer:
                 settings.width,
                 settings.core_options,
             )
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=settings.lr, eps=1e-5)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=settings.lr, eps=1e-5, fused=True)
         self.collector = Collector(
             envs, self.network, settings.gamma, settings.gae_lambda, settings.seed, settings.stagger
         )

@@ -47,11 +47,11 @@ class Rollout:
 class _Step:
     """One step of every environment; tensors as in a :class:`Rollout`, without time."""
 
-    TENSORS: ClassVar = ("observations", "first", "actions", "log_probs", "values")
+    TENSORS: ClassVar = ("observations", "first", "outputs", "actions", "values")
     observations: Tensor
     first: Tensor
+    outputs: Tensor
     actions: Tensor
-    log_probs: Tensor
     values: Tensor
     rewards: NDArray[np.float32]
     ended: NDArray[np.bool_]
@@ -137,9 +137,10 @@ class Collector:
     def collect(self, steps: int) -> Rollout:
         """Play ``steps`` steps in every environment."""
         before, played = self.state, [self._play() for _ in range(steps)]
+        stack = {name: torch.stack([getattr(step, name) for step in played], 1) for name in _Step.TENSORS}
         with torch.no_grad():
             _, last, _ = self.network(self.observation.unsqueeze(1), self.first.unsqueeze(1), self.state)
-        stack = {name: torch.stack([getattr(step, name) for step in played], 1) for name in _Step.TENSORS}
+            log_probs, _ = self.network.actions.evaluate(stack.pop("outputs"), stack["actions"])
         advantages = self._advantages(
             np.stack([step.rewards for step in played]),
             np.stack([step.ended for step in played]),
@@ -147,7 +148,7 @@ class Collector:
             last[:, 0].numpy(),
         )
         episodes = [episode for step in played for episode in step.episodes]
-        return Rollout(**stack, advantages=advantages, state=before, episodes=episodes)
+        return Rollout(**stack, log_probs=log_probs, advantages=advantages, state=before, episodes=episodes)
 
     @torch.no_grad()
     def _play(self) -> _Step:
@@ -155,7 +156,6 @@ class Collector:
         network, observed, first = self.network, self.observation, self.first
         outputs, values, self.state = network(observed.unsqueeze(1), first.unsqueeze(1), self.state)
         actions = network.actions.draw(outputs[:, 0], self.generator)
-        log_probs, _ = network.actions.evaluate(outputs[:, 0], actions)
         observation, rewards, terminated, truncated, info = self.envs.step(network.actions.for_env(actions))
         ended = terminated | truncated
         self.sums += rewards
@@ -166,7 +166,7 @@ class Collector:
         episodes = list(zip(self.sums[ended].tolist(), self.steps[ended].tolist(), strict=True))
         self.sums[ended], self.steps[ended] = 0, 0
         self.observation, self.first = self._flat(observation), torch.from_numpy(ended)
-        return _Step(observed, first, actions, log_probs, values[:, 0], scaled, ended, episodes)
+        return _Step(observed, first, outputs[:, 0], actions, values[:, 0], scaled, ended, episodes)
 
     def _values_of(self, final: Any, rows: list[int]) -> NDArray[np.float32]:
         """Return the values of the observations at which episodes were cut off by a time limit."""

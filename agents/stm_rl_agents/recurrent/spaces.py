@@ -105,7 +105,7 @@ class Actions(nn.Module):
         self.outputs = sum(self.parts) if self.deviation is None else len(self.deviation)
 
     def _log_probs(self, outputs: Tensor) -> list[Tensor]:
-        return [torch.log_softmax(part, -1) for part in outputs.split(self.parts, -1)]
+        return [torch.log_softmax(part, -1) for part in torch.split(outputs, self.parts, -1)]
 
     @torch.no_grad()
     def draw(self, outputs: Tensor, generator: torch.Generator, deterministic: bool = False) -> Tensor:
@@ -123,10 +123,9 @@ class Actions(nn.Module):
             noise = torch.randn(outputs.shape, generator=generator)
             return outputs if deterministic else outputs + self.deviation.exp() * noise
         picked = []
-        for part in outputs.split(self.parts, -1):
-            if not deterministic:  # Gumbel-max
-                uniform = torch.rand(part.shape, generator=generator).clamp_min(1e-20)
-                part = part - torch.log(-torch.log(uniform))
+        for part in torch.split(outputs, self.parts, -1):
+            if not deterministic:  # Gumbel-max: the negative logarithm of an exponential is a Gumbel variable
+                part = part - torch.empty_like(part).exponential_(generator=generator).log()
             picked.append(part.argmax(-1))
         return torch.stack(picked, -1)
 
