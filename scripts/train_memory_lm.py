@@ -31,7 +31,15 @@ from transformers import (
     TrainingArguments,
 )
 
-from stm_rl.augmented import MemoryLM, MemorySettings, SegmentTrainer, TranscriptSet, collate, transcript_loss
+from stm_rl.augmented import (
+    MemoryLM,
+    MemorySettings,
+    SegmentTrainer,
+    TranscriptSet,
+    collate,
+    start_from_attention,
+    transcript_loss,
+)
 from stm_rl.augmented.segments import mask_tokens
 from stm_rl.evaluation.statistics import Bootstrap
 from stm_rl.lm.loading import load_pretrained, source_of
@@ -95,6 +103,7 @@ class Collator:
         self.draw = torch.Generator().manual_seed(seed)
 
     def __call__(self, items: list[Any]) -> dict[str, Tensor]:
+        """Return a batch of transcripts."""
         batch = collate(items, self.tokenizer, self.window)
         if not self.masked:
             return batch
@@ -142,9 +151,11 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     )
     model = MemoryLM(base, tokenizer, settings, name)
     if core != "none":
-        sample = collate([TranscriptSet(WORLDS, tokenizer, 8, BASE_SEED)[number] for number in range(8)], tokenizer, None)
-        explained = model.begin_by_copying(sample["input_ids"][:, 0, -300:])
-        print(f"the memory's vectors explain {explained:.0%} of the embeddings of what was written", flush=True)
+        sample = collate(
+            [TranscriptSet(WORLDS, tokenizer, 8, BASE_SEED)[number] for number in range(8)], tokenizer, None
+        )
+        explained = start_from_attention(model, sample["input_ids"][:, 0, -300:])
+        print(f"the memory's vectors explain {explained:.0%} of the hidden states they were written from", flush=True)
     first = TRAIN_SEED + args.seed * args.steps * args.batch
     options = TrainingArguments(
         output_dir=str(args.out or "runs/memory-lm"),
@@ -190,7 +201,7 @@ def table(paths: list[Path]) -> str:
         label = f"{run['core']}, {run['read']}, {run['write']}" if run["baseline"] == "none" else run["baseline"]
         groups.setdefault((run["type"], label), {})[run["seed"]] = run
     lines = [
-        "| type | model | seeds | nats a turn | of probes' turns | share recovered | trained parameters | ms a segment |",
+        "| type | model | seeds | nats a turn | of probes' turns | share recovered | trained | ms a segment |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for (kind, label), seeds in sorted(groups.items()):
@@ -228,20 +239,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--core", default="attention", help="name of a memory in stm_rl.memory.CORES")
     parser.add_argument("--sizes", default="", help="keyword sizes of the core as JSON")
-    parser.add_argument("--size", type=int, default=128, help="numbers in the core's output")
+    parser.add_argument("--size", type=int, default=192, help="numbers in the core's output")
     parser.add_argument("--read", default="adapters", choices=["adapters", "prompt"])
     parser.add_argument("--write", default="tokens", choices=["tokens", "pooled"])
     parser.add_argument("--base", default="tiny", help="tiny, a folder or a Hugging Face id")
     parser.add_argument("--type", default="causal", choices=["causal", "masked"])
-    parser.add_argument("--masked-base", type=Path, default=Path("runs/masked-base"), help="where --type masked trains its")
+    parser.add_argument(
+        "--masked-base", type=Path, default=Path("runs/masked-base"), help="where --type masked trains its"
+    )
     parser.add_argument("--masked-steps", type=int, default=800)
     parser.add_argument("--baseline", default="none", choices=["none", "window", "full"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--batch", type=int, default=8, help="transcripts")
-    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--lora", type=int, default=8, help="rank; 0: the base is frozen")
-    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--heads", type=int, default=0, help="of an adapter; 0: as many as the base has")
     parser.add_argument("--truncate", type=int, default=20, help="segments that the gradient goes back")
     parser.add_argument("--held-out", type=int, default=100, help="transcripts to evaluate on")
     parser.add_argument("--threads", type=int, default=1)

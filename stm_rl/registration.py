@@ -32,6 +32,8 @@ LEVELS: Mapping[str, Mapping[str, dict[str, Any]]] = {
     "Transcript": TEXT_LEVELS,
 }
 """The environments, each with its levels."""
+PICTURE_STORY = "stm_rl/PictureStory-v0"
+"""An environment without levels: a small one, for turns that carry images."""
 
 
 def register_envs() -> None:
@@ -47,3 +49,10 @@ def register_envs() -> None:
                     vector_entry_point=f"{module}:{name}VectorEnv",
                     kwargs=dict(settings),
                 )
+    if PICTURE_STORY not in gym.registry:
+        gym.register(
+            PICTURE_STORY,
+            entry_point="stm_rl_envs.picture:PictureStoryEnv",
+            vector_entry_point="stm_rl_envs.picture:PictureStoryVectorEnv",
+            kwargs={"slots": 4, "reads": 1},
+        )

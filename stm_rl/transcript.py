@@ -11,7 +11,67 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from stm_rl.errors import StmError
+
+IMAGE, AUDIO = KINDS = ("image", "audio")
+"""Kinds of media a turn may carry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """An image or a sound that a turn carries: a file, or its content.
+
+    Attributes:
+        kind: ``image`` or ``audio``.
+        path: The file; empty where ``array`` is given. Only this form can be written to a file of transcripts.
+        array: An image of shape ``(height, width, 3)``, uint8, or a sound of one channel, shape ``(samples,)``,
+            float32, -1 to 1.
+        rate: Samples a second of a sound given as an array; 0 otherwise (a file says itself).
+    """
+
+    kind: str
+    path: str = ""
+    array: NDArray[Any] | None = field(default=None, repr=False, hash=False)
+    rate: int = 0
+
+    def __post_init__(self) -> None:
+        """Reject media that cannot be read as what they are said to be."""
+        if self.kind not in KINDS:
+            raise StmError(f"the kind of a medium is {self.kind!r}; expected {' or '.join(KINDS)}")
+        if bool(self.path) == (self.array is not None):
+            raise StmError(f"a medium of kind {self.kind} needs either a path or an array; give exactly one")
+        if self.array is None:
+            return
+        array = self.array
+        if self.kind == IMAGE and (array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size):
+            raise StmError(f"an image is {array.dtype} of shape {array.shape}; expected uint8, (height, width, 3)")
+        if self.kind == AUDIO and (array.dtype != np.float32 or array.ndim != 1 or not array.size or self.rate < 1):
+            raise StmError(
+                f"a sound is {array.dtype} of shape {array.shape} at {self.rate} samples a second; expected float32, "
+                "(samples,), and its rate"
+            )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Media):
+            return NotImplemented
+        same = (self.kind, self.path, self.rate) == (other.kind, other.path, other.rate)
+        return same and (
+            self.array is other.array
+            or (self.array is not None and other.array is not None and np.array_equal(self.array, other.array))
+        )
+
+    def as_json(self) -> dict[str, str]:
+        """Return the medium as JSON values; ``Media(**values)`` gives it back.
+
+        Raises:
+            StmError: It is given as an array.
+        """
+        if not self.path:
+            raise StmError(f"a medium of kind {self.kind} is given as an array; save it to a file and give its path")
+        return {"kind": self.kind, "path": self.path}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +83,13 @@ class Turn:
         speaker: Who said it (a role such as ``user``, or a name); empty for plain prose.
         meta: What a generator or reader knows about the turn: JSON values, with tuples for lists. Never part of an
             observation. ``{"writable": False}`` marks a turn that may not be written to memory.
+        media: The images and sounds it carries; see :mod:`stm_rl.media`.
     """
 
     text: str
     speaker: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
+    media: tuple[Media, ...] = ()
 
     def __post_init__(self) -> None:
         """Reject turns that hold no text."""

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import run_main
 from safetensors.torch import load_file
 
 from stm_rl.errors import StmError
 from stm_rl_agents.recurrent import RecurrentAgent, evaluate, make_envs
-from tests.helpers import run_main
 
 SMALL = ("--num-envs", 4, "--rollout", 32, "--minibatches", 2, "--eval-episodes", 3, "--width", 16, "--json")
 
@@ -65,8 +65,9 @@ def test_bad_input_gives_one_line(
 
 
 def test_a_checkpoint_restores_network_and_optimizer(tmp_path: Path) -> None:
+    from test_recurrent_ppo import recall_envs, settings
+
     from stm_rl_agents.recurrent import RecurrentPPOTrainer
-    from tests.test_recurrent_ppo import recall_envs, settings
 
     trainer = RecurrentPPOTrainer(recall_envs(16), settings(steps=400))
     trainer.train()

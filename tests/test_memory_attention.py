@@ -1,9 +1,9 @@
 import pytest
 import torch
+from core_checks import check_core
 
 from stm_rl.errors import StmError
 from stm_rl.memory import AttentionCore
-from tests.core_checks import check_core
 
 
 @pytest.mark.parametrize("options", [{}, {"history": 5}, {"history": 4}, {"history": 7, "heads": 1, "layers": 2}])

@@ -19,11 +19,9 @@ class LinkedCore(MemoryCore):
     """Slots in a doubly linked list, the most recently written in front, and cursors that walk along it.
 
     At every step a gate decides whether the input is kept; if so it takes the place of what has not been written for
-    the longest time, and that slot moves to the front. Then each cursor goes to the start of the list, where there is
-    nothing to read, or stays, or goes one slot towards the older or the newer ones: from the start to the front, and
-    from the oldest slot back to the start. It reads the slots it could go to, weighted by the softmax of the logits of
-    the moves, and goes to the likeliest. The front is read, too. Every operation takes the same time whatever the
-    number of slots.
+    the longest time, and that slot moves to the front. Then each cursor goes to the front, stays, or goes one slot
+    towards the older or the newer ones. It reads the four slots it could go to, weighted by the softmax of the logits
+    of the moves, and goes to the likeliest. Every operation takes the same time whatever the number of slots.
 
     Gate and moves depend on the current and the previous input alone, so all decisions of a sequence are known before
     its first step: the walk is done on integers without gradients, and all reading is done at once after it. The gate
@@ -57,9 +55,7 @@ class LinkedCore(MemoryCore):
         self.value = nn.Linear(input_size, slot_size)
         self.decide = nn.Linear(2 * input_size, 1 + MOVES * cursors)
         self.output = nn.Sequential(
-            nn.Linear(input_size + (1 + cursors) * slot_size, output_size),
-            nn.ReLU(),
-            nn.Linear(output_size, output_size),
+            nn.Linear(input_size + cursors * slot_size, output_size), nn.ReLU(), nn.Linear(output_size, output_size)
         )
         with torch.no_grad():
             self.decide.weight.normal_(0, SPREAD * (2 * input_size) ** -0.5)
@@ -68,20 +64,21 @@ class LinkedCore(MemoryCore):
             self.decide.bias[0] = 2.0  # keep most of what comes
 
     def initial_state(self, batch: int) -> State:
-        """Return empty slots in a list of any order, and all cursors at its start; see :class:`MemoryCore`.
+        """Return empty slots in a list of any order, and all cursors in front; see :meth:`MemoryCore.initial_state`.
 
         Returns:
-            ``values`` (batch, slots, slot_size); links ``older`` and ``newer`` (batch, slots + 1), int64: the last one
-            is that of the start, which closes the list to a ring; ``cursors`` (batch, cursors), int64; and the
-            previous input, ``before`` (batch, input_size).
+            ``values`` (batch, slots, slot_size); links ``older`` and ``newer`` (batch, slots), int64: the list is a
+            ring, so the oldest slot's next older one is the front; ``front`` (batch), int64; ``cursors``
+            (batch, cursors), int64; and the previous input, ``before`` (batch, input_size).
         """
         weight = self.value.weight
-        nodes = torch.arange(self.slots + 1, device=weight.device)
+        slots = torch.arange(self.slots, device=weight.device)
         return {
             "values": weight.new_zeros(batch, self.slots, self.slot_size),
-            "older": ((nodes + 1) % len(nodes)).repeat(batch, 1),
-            "newer": ((nodes - 1) % len(nodes)).repeat(batch, 1),
-            "cursors": nodes[-1].repeat(batch, self.cursors),
+            "older": ((slots + 1) % self.slots).repeat(batch, 1),
+            "newer": ((slots - 1) % self.slots).repeat(batch, 1),
+            "front": slots.new_zeros(batch),
+            "cursors": slots.new_zeros(batch, self.cursors),
             "before": weight.new_zeros(batch, self.input_size),
         }
 
@@ -103,8 +100,8 @@ class LinkedCore(MemoryCore):
 
     def read(self, state: State) -> Tensor:
         """Return what the slots hold, the oldest first; slots that nothing was written to are zeros."""
-        order, jump = state["older"][:, -1:], state["older"]
-        while order.shape[1] < self.slots:  # pointer doubling
+        order, jump = state["front"].unsqueeze(1), state["older"]
+        while order.shape[1] < self.slots:  # pointer doubling: as many gathers as the number of slots has bits
             order = torch.cat([order, jump.gather(1, order)], 1)
             jump = jump.gather(1, jump)
         return gather(state["values"], order[:, : self.slots].flip(1))
@@ -123,9 +120,9 @@ class LinkedCore(MemoryCore):
         return gate.sigmoid(), moves.unflatten(-1, (self.cursors, MOVES)).softmax(-1)
 
     def _read(self, table: Tensor, walked: Walk, gate: Tensor, moves: Tensor) -> Tensor:
-        """Return what is read of the front and by the cursors, shape (batch, time, (1 + cursors) * slot_size)."""
+        """Return the weighted sums of what the cursors could go to, shape (batch, time, cursors * slot_size)."""
         # The front is what is written now or what was there before: so the gate learns also where it is closed.
-        opened = gate - gate.detach() + (gate > 0.5).to(gate.dtype)
-        written = table[:, self.slots : -1]
-        front = torch.lerp(gather(table, walked.front), written, opened)
-        return torch.cat([front, gather_sum(table, walked.places, moves[..., 1:]).flatten(2)], 2)
+        opened = (gate - gate.detach() + (gate > 0.5).to(gate.dtype)).unsqueeze(2)
+        front = moves[..., :1]
+        weights = torch.cat([front * opened, front * (1 - opened), moves[..., 1:]], -1)
+        return gather_sum(table, walked.places, weights).flatten(2)

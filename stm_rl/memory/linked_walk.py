@@ -12,7 +12,7 @@ from torch import Tensor
 from stm_rl.memory.core import State
 
 MOVES = 4
-"""What a cursor chooses from: the start of the list, its own slot, the next older and the next newer one."""
+"""What a cursor chooses from: the front of the list, its own slot, the next older and the next newer one."""
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
@@ -24,14 +24,12 @@ class Walk(NamedTuple):
     The table of a row holds what its slots held before the sequence, what each step would write, and an empty entry.
 
     Attributes:
-        front: What is in front before each step writes, shape (batch, time).
-        places: What each cursor could read at each step, after writing, but for the start, where there is nothing:
-            its own, the older and the newer slot; shape (batch, time, cursors, MOVES - 1).
+        places: Where each cursor could read at each step, shape (batch, time, cursors, 1 + MOVES): what the step
+            writes, what was in front before it, then what the own, the older and the newer slot hold after writing.
         held: What each slot holds in the end, shape (batch, slots).
-        state: Links and cursors after the sequence.
+        state: Links, front and cursors after the sequence.
     """
 
-    front: Tensor
     places: Tensor
     held: Tensor
     state: State
@@ -55,79 +53,86 @@ def walk(opened: Tensor, chosen: Tensor, state: State, done: Tensor | None, touc
     ended: BoolArray = done.cpu().numpy()
     steps = chosen.flatten(2).transpose(0, 1).cpu().numpy().reshape(time, -1)
     some_end, some_write = done.any(0).tolist(), opened.any(0).tolist()
-    front = np.empty((batch, time), np.int64)
-    places = np.empty((batch, time, cursors, MOVES - 1), np.int64)
+    places = np.empty((time, batch, cursors, 1 + MOVES), np.int64)
     numbers = np.arange(batch * cursors)
     could = np.empty((batch, cursors, MOVES), np.int64)
-    could[:, :, 0] = ring.start[:, None]
     for t in range(time):
         if some_end[t]:
             ring.clear(np.flatnonzero(ended[:, t]))
-        front[:, t] = ring.held[ring.older[ring.start]]
+        places[t, :, :, 1] = ring.held[ring.front][:, None]
         if some_write[t]:
             ring.write(np.flatnonzero(written[:, t]), t)
-        here = ring.cursors
-        could[:, :, 1], could[:, :, 2], could[:, :, 3] = here, ring.older[here], ring.newer[here]
-        places[:, t] = ring.held[could[:, :, 1:]]
+        ring.look(could)
+        places[t, :, :, 2:] = ring.held[could[:, :, 1:]]
         ring.cursors = could.reshape(-1, MOVES)[numbers, steps[t]].reshape(batch, cursors)
         if touch:
             ring.touch()
+    places[..., 0] = ring.slots + np.arange(time)[:, None, None]
     device = opened.device
     return Walk(
-        torch.from_numpy(front).to(device),
-        torch.from_numpy(places).to(device),
-        torch.from_numpy(ring.held.reshape(batch, -1)[:, :-1]).to(device),
+        torch.from_numpy(places).transpose(0, 1).to(device),
+        torch.from_numpy(ring.held.reshape(batch, -1)).to(device),
         {name: torch.from_numpy(value).to(device) for name, value in ring.state().items()},
     )
 
 
 class _Ring:
-    """The lists of all rows in one array; a row's start comes after its slots, and closes its list to a ring."""
+    """The linked lists of all rows in one array: slot ``i`` of row ``b`` is number ``b * slots + i``."""
 
     def __init__(self, state: State, time: int) -> None:
-        batch, self.nodes = state["older"].shape
-        self.slots = self.nodes - 1
+        batch, self.slots = state["older"].shape
         self.empty = self.slots + time
-        self.base = np.arange(batch)[:, None] * self.nodes
-        self.start = self.base[:, 0] + self.slots
-        self.older = (state["older"].cpu().numpy() + self.base).reshape(-1)
-        self.newer = (state["newer"].cpu().numpy() + self.base).reshape(-1)
-        self.cursors = state["cursors"].cpu().numpy() + self.base
-        self.held = np.tile(np.arange(self.nodes), batch)
-        self.held[self.start] = self.empty
+        self.base = np.arange(batch) * self.slots
+        column = self.base[:, None]
+        self.older = (state["older"].cpu().numpy() + column).reshape(-1)
+        self.newer = (state["newer"].cpu().numpy() + column).reshape(-1)
+        self.front = state["front"].cpu().numpy() + self.base
+        self.cursors = state["cursors"].cpu().numpy() + column
+        self.held = np.tile(np.arange(self.slots), batch)
 
     def state(self) -> dict[str, IntArray]:
+        column = self.base[:, None]
         return {
-            "older": self.older.reshape(-1, self.nodes) - self.base,
-            "newer": self.newer.reshape(-1, self.nodes) - self.base,
-            "cursors": self.cursors - self.base,
+            "older": self.older.reshape(-1, self.slots) - column,
+            "newer": self.newer.reshape(-1, self.slots) - column,
+            "front": self.front - self.base,
+            "cursors": self.cursors - column,
         }
 
     def clear(self, rows: IntArray) -> None:
         """Empty rows: as in the initial state."""
-        nodes, base = np.arange(self.nodes), self.base[rows]
-        self.older.reshape(-1, self.nodes)[rows] = (nodes + 1) % self.nodes + base
-        self.newer.reshape(-1, self.nodes)[rows] = (nodes - 1) % self.nodes + base
-        self.held.reshape(-1, self.nodes)[rows] = self.empty
-        self.cursors[rows] = self.start[rows, None]
+        slots, column = np.arange(self.slots), self.base[rows, None]
+        self.older.reshape(-1, self.slots)[rows] = (slots + 1) % self.slots + column
+        self.newer.reshape(-1, self.slots)[rows] = (slots - 1) % self.slots + column
+        self.held.reshape(-1, self.slots)[rows] = self.empty
+        self.front[rows] = self.base[rows]
+        self.cursors[rows] = column
 
     def write(self, rows: IntArray, step: int) -> None:
-        """Put what step ``step`` writes into the oldest slots and those in front, with the cursors on them."""
-        start = self.start[rows]
-        oldest = self.newer[start]
+        """Put what step ``step`` writes into the oldest slots. The list is a ring: the oldest slot becomes its front.
+
+        A cursor that stood on the slot is in front now.
+        """
+        oldest = self.newer[self.front[rows]]
+        self.front[rows] = oldest
         self.held[oldest] = self.slots + step
-        self.to_front(oldest, start)
+
+    def look(self, could: IntArray) -> None:
+        """Set where each cursor could go; the ends of the list are not passed."""
+        front, here = self.front[:, None], self.cursors
+        could[:, :, 0], could[:, :, 1] = front, here
+        older = self.older[here]
+        could[:, :, 2] = np.where(older == front, here, older)
+        could[:, :, 3] = np.where(here == front, here, self.newer[here])
 
     def touch(self) -> None:
         """Move the slots of the cursors to the front, one cursor after the other."""
         for slots in self.cursors.T:
-            rows = np.flatnonzero(slots != self.start)
-            self.to_front(slots[rows], self.start[rows])
-
-    def to_front(self, slot: IntArray, start: IntArray) -> None:
-        """Take slots out of their lists and put them in after the start."""
-        older, newer = self.older[slot], self.newer[slot]
-        self.older[newer], self.newer[older] = older, newer
-        front = self.older[start]
-        self.older[start] = self.newer[front] = slot
-        self.older[slot], self.newer[slot] = front, start
+            rows = np.flatnonzero(slots != self.front)
+            slot, front = slots[rows], self.front[rows]
+            older, newer = self.older[slot], self.newer[slot]
+            self.older[newer], self.newer[older] = older, newer
+            oldest = self.newer[front]
+            self.older[oldest] = self.newer[front] = slot
+            self.older[slot], self.newer[slot] = front, oldest
+            self.front[rows] = slot

@@ -104,7 +104,7 @@ class MatrixCell(SteppedCore):
         super().__init__(sum(self.sizes), heads * width)
         self.slots, self.width, self.heads, self.gated = slots, width, heads, gated
         self.from_seen = nn.Linear(heads * width, sum(self.sizes), bias=False)
-        self.matrix = nn.Parameter(0.5 * torch.randn(slots, width))
+        self.matrix = nn.Parameter(0.1 * torch.randn(slots, width))
         places = torch.arange(heads) * slots // heads
         self.places = nn.Parameter(8.0 * functional.one_hot(places, slots))
         # Among rows that are used about equally little, the first is taken, and not one that rounding errors choose.
@@ -117,7 +117,7 @@ class MatrixCell(SteppedCore):
     def start_gates(self, bias: Tensor) -> None:
         """Set the biases of the inputs so that a head stays where it is and the first one writes to unused rows."""
         heads, write, _, erase = torch.split(bias.detach(), self.sizes)
-        heads.view(self.heads, -1)[:, self.width :] += torch.tensor([2.0, 0.0, 0.0, 0.0, 1.0, 0.0])
+        heads.view(self.heads, -1)[:, self.width :] += torch.tensor([5.0, 0.0, 1.0, 0.0, 2.0, 0.0])
         write += 1
         erase += 1
 

@@ -174,9 +174,9 @@ class AttentiveCell(SteppedCore):
             batch: Number of rows.
 
         Returns:
-            ``hidden``, zeros of shape ``(batch, size)``; ``past``, the last hidden states, of which this one is the last,
-            zeros of shape ``(batch, history, size)``; ``count``, how many of them count, shape ``(batch,)``. The present
-            one always does, so there is something to attend to.
+            ``hidden``, zeros of shape ``(batch, size)``; ``past``, the last hidden states, the present one as the
+            last, zeros of shape ``(batch, history, size)``; ``count``, how many of them count, shape ``(batch,)``. The
+            present one always does, so there is something to attend to.
         """
         weight = self.from_hidden.weight
         return {

@@ -1,0 +1,15 @@
+"""Images and sounds in turns: encoders, and how texts refer to them."""
+
+from stm_rl.media.encoder import Encoder, MediaEncoder, RandomFilters, read_image, read_sound
+from stm_rl.media.tags import MediaStore, MediaText, TaggedTranscripts
+
+__all__ = [
+    "Encoder",
+    "MediaEncoder",
+    "MediaStore",
+    "MediaText",
+    "RandomFilters",
+    "TaggedTranscripts",
+    "read_image",
+    "read_sound",
+]
