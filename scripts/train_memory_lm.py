@@ -34,6 +34,7 @@ from transformers import (
 from stm_rl.augmented import (
     MemoryLM,
     MemorySettings,
+    SegmentLM,
     SegmentTrainer,
     TranscriptSet,
     collate,
@@ -49,6 +50,8 @@ WORLDS = (DialogueWorld(), StoryWorld())
 TRAIN_SEED, BASE_SEED, HELD_OUT_SEED = 2**30, 2**31, 2**32
 WINDOW = 2
 MASK_RATE = 0.3
+SEGMENTS = "segments"
+"""Segment recurrence: the model's own attention over the keys and values of earlier segments, in place of a core."""
 SIZES: dict[str, dict[str, Any]] = {"attention": {"history": 257}}
 """Sizes of cores that differ from their own defaults."""
 
@@ -111,7 +114,7 @@ class Collator:
 
 
 @torch.no_grad()
-def evaluate(model: MemoryLM, window: int | None, count: int, batch_size: int) -> dict[str, Any]:
+def evaluate(model: MemoryLM | SegmentLM, window: int | None, count: int, batch_size: int) -> dict[str, Any]:
     """Return nats per turn for every held-out transcript, over all turns and over probes' turns."""
     model.eval()
     data = TranscriptSet(WORLDS, model.tokenizer, count, HELD_OUT_SEED)
@@ -137,6 +140,22 @@ def evaluate(model: MemoryLM, window: int | None, count: int, batch_size: int) -
     return {**rows, "ms_per_segment": 1000 * seconds / segments}
 
 
+def memory_lm(
+    base: Any, tokenizer: Any, name: str, core: str, sizes: dict[str, Any], args: argparse.Namespace
+) -> MemoryLM:
+    """Return a model with a memory, or ``none``, whose adapters start from the base's attention."""
+    settings = MemorySettings(
+        core=core, core_sizes=sizes, size=args.size, read=args.read, write=args.write, lora=args.lora, heads=args.heads
+    )
+    model = MemoryLM(base, tokenizer, settings, name)
+    if core != "none":
+        data = TranscriptSet(WORLDS, tokenizer, 8, BASE_SEED)
+        sample = collate([data[number] for number in range(8)], tokenizer, None)
+        explained = start_from_attention(model, sample["input_ids"][:, 0, -300:])
+        print(f"the memory's vectors explain {explained:.0%} of the hidden states they were written from", flush=True)
+    return model
+
+
 def train(args: argparse.Namespace) -> dict[str, Any]:
     """Train and evaluate one model."""
     masked = args.type == "masked"
@@ -146,16 +165,12 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     torch.manual_seed(args.seed)
     core = args.core if args.baseline == "none" else "none"
     sizes = json.loads(args.sizes) if args.sizes else SIZES.get(core, {})
-    settings = MemorySettings(
-        core=core, core_sizes=sizes, size=args.size, read=args.read, write=args.write, lora=args.lora, heads=args.heads
-    )
-    model = MemoryLM(base, tokenizer, settings, name)
-    if core != "none":
-        sample = collate(
-            [TranscriptSet(WORLDS, tokenizer, 8, BASE_SEED)[number] for number in range(8)], tokenizer, None
-        )
-        explained = start_from_attention(model, sample["input_ids"][:, 0, -300:])
-        print(f"the memory's vectors explain {explained:.0%} of the hidden states they were written from", flush=True)
+    model: MemoryLM | SegmentLM
+    if core == SEGMENTS:
+        window = 0
+        model = SegmentLM(base, tokenizer, lora=args.lora, base_name=name, **sizes)
+    else:
+        model = memory_lm(base, tokenizer, name, core, sizes, args)
     first = TRAIN_SEED + args.seed * args.steps * args.batch
     options = TrainingArguments(
         output_dir=str(args.out or "runs/memory-lm"),
@@ -198,7 +213,8 @@ def table(paths: list[Path]) -> str:
     runs = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     groups: dict[tuple[str, ...], dict[int, dict[str, Any]]] = {}
     for run in runs:
-        label = f"{run['core']}, {run['read']}, {run['write']}" if run["baseline"] == "none" else run["baseline"]
+        how = "" if run["core"] == SEGMENTS else f", {run['read']}, {run['write']}"
+        label = f"{run['core']}{how}" if run["baseline"] == "none" else run["baseline"]
         groups.setdefault((run["type"], label), {})[run["seed"]] = run
     lines = [
         "| type | model | seeds | nats a turn | of probes' turns | share recovered | trained | ms a segment |",
@@ -237,7 +253,7 @@ def recovered(groups: dict[Any, Any], kind: str, seeds: dict[int, dict[str, Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--core", default="attention", help="name of a memory in stm_rl.memory.CORES")
+    parser.add_argument("--core", default="attention", help="name of a memory in stm_rl.memory.CORES, or segments")
     parser.add_argument("--sizes", default="", help="keyword sizes of the core as JSON")
     parser.add_argument("--size", type=int, default=192, help="numbers in the core's output")
     parser.add_argument("--read", default="adapters", choices=["adapters", "prompt"])
@@ -247,12 +263,12 @@ def main() -> None:
     parser.add_argument(
         "--masked-base", type=Path, default=Path("runs/masked-base"), help="where --type masked trains its"
     )
-    parser.add_argument("--masked-steps", type=int, default=800)
+    parser.add_argument("--masked-steps", type=int, default=600)
     parser.add_argument("--baseline", default="none", choices=["none", "window", "full"])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=180)
     parser.add_argument("--batch", type=int, default=8, help="transcripts")
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--lora", type=int, default=8, help="rank; 0: the base is frozen")
     parser.add_argument("--heads", type=int, default=0, help="of an adapter; 0: as many as the base has")
     parser.add_argument("--truncate", type=int, default=20, help="segments that the gradient goes back")

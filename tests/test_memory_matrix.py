@@ -235,3 +235,106 @@ def lookup(batch: int = 64, pairs: int = 4) -> tuple[Tensor, Tensor]:
     asked = torch.randint(0, pairs, (batch, 1))
     inputs[:, pairs, :8] = nn.functional.one_hot(keys.gather(1, asked).squeeze(1), 8)
     return inputs, values.gather(1, asked)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: MatrixCore(12, 32),
+        lambda: MatrixCore(12, 32, gated=False),
+        lambda: HashedCore(12, 32, tables=4, bits=3),
+    ],
+    ids=["matrix", "additive", "hashed"],
+)
+def test_core_learns_to_look_up_a_key(make: Callable[[], MemoryCore]) -> None:
+    assert learn(make(), lookup, 300, 1e-2) > 0.9  # 0.25 by chance
+
+
+# The matrix.
+
+
+@pytest.mark.parametrize("gated", [True, False])
+@torch.no_grad()
+def test_matrix_stays_bounded_over_10_000_steps(gated: bool) -> None:
+    core = MatrixCore(3, 4, slots=4, width=4, reads=0, gated=gated)
+    for weight in core.parameters():
+        weight += torch.randn_like(weight)  # an expansive W among them
+    outputs, state = core(torch.randn(1, 10_000, 3), core.initial_state(1))
+    assert outputs.isfinite().all()
+    assert all(value.isfinite().all() for value in state.values())
+    assert state["matrix"].square().mean(2).max() <= 1 + 1e-5
+    assert state["used"].max() < 2 / (1 - 0.95)
+
+
+def test_additive_update_is_that_of_the_formula() -> None:
+    core = MatrixCore(3, 4, slots=5, width=4, reads=1, gated=False).double()
+    cell = core.cell
+    with torch.no_grad():
+        cell.read_map += 0.1 * torch.randn(4, 4)
+        cell.write_map += 0.1 * torch.randn(4, 4)
+        cell.matrix.mul_(0.1)  # far from the bound
+        told = core.from_input(torch.randn(2, 3).double())
+        before = core.initial_state(2)
+        seen, after = cell.step(told, before)
+    read = (after["attention"].unsqueeze(3) * before["matrix"].unsqueeze(1)).sum(2)  # sum_i a_i M_i
+    torch.testing.assert_close(seen, read.flatten(1))
+    sizes = [2 * (4 + 6), 2, 4]
+    _, gates, new = told.split(sizes, 1)
+    write, unused = gates.sigmoid().chunk(2, 1)
+    first = torch.tensor([1.0, 0, 0, 0, 0]).double()  # nothing is used yet
+    weights = write * (unused * first + (1 - unused) * after["attention"][:, 0])
+    change = read[:, 0] @ cell.read_map + new.tanh() @ cell.write_map
+    torch.testing.assert_close(after["matrix"], before["matrix"] + weights.unsqueeze(2) * change.unsqueeze(1))
+
+
+def test_erasing_and_writing_with_full_gates_replaces_a_row() -> None:
+    core = MatrixCore(3, 4, slots=5, width=4, reads=0)
+    told = torch.zeros(1, core.cell.input_size)
+    told[:, 10:12] = 50  # write, to the least used row
+    told[:, 12:16] = torch.tensor([9.0, -9.0, 9.0, -9.0])
+    told[:, 16:] = 50  # erase
+    state = core.initial_state(1)
+    with torch.no_grad():
+        for row in range(3):
+            before = state["matrix"]
+            _, state = core.cell.step(told * 1.0, state | {"used": 1 - torch.eye(5)[[row]], "seen": torch.zeros(1, 4)})
+            torch.testing.assert_close(state["matrix"][0, row], torch.tensor([1.0, -1.0, 1.0, -1.0]), atol=1e-4, rtol=0)
+            others = [other for other in range(5) if other != row]
+            assert torch.equal(state["matrix"][0, others], before[0, others])
+
+
+# Hash tables.
+
+
+def test_hash_table_finds_the_value_of_a_key_and_forgets_the_oldest() -> None:
+    core = HashedCore(2, 1, tables=1, bits=1, entries=2, entry_size=1)
+    with torch.no_grad():
+        core.project.weight.copy_(torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 0]]))  # key, query, value, gate
+        core.project.bias.copy_(torch.tensor([0.0, 0, 0, 9]))
+        core.hash.weight.fill_(1)
+        core.agreement.fill_(99)
+        core.nothing.fill_(-99)
+    core.output = nn.Identity()  # type: ignore[assignment]
+    # The keys are 1 and -1, one bucket each; a step looks up before it writes.
+    inputs = torch.tensor([[1.0, 5], [-1, 7], [1, 0], [-1, 0], [1, 0], [1, 0]])
+    with torch.no_grad():
+        outputs, _ = core(inputs.unsqueeze(0), core.initial_state(1))
+    found = outputs[0, :, 2]
+    torch.testing.assert_close(found, torch.tensor([0.0, 0.0, 5.0, 7.0, 2.5, 0.0]), atol=1e-3, rtol=0)
+
+
+def test_hashing_learns_which_side_a_query_belongs_on() -> None:
+    # What is wanted lies in the other bucket, close to the hyperplane: the gradient draws the query over.
+    core = HashedCore(3, 1, tables=1, bits=1, entries=1, entry_size=2)
+    with torch.no_grad():
+        core.project.weight.zero_()
+        core.project.weight[0, 0] = core.project.weight[2, 1] = core.project.weight[4, 2] = 1
+        core.project.bias.copy_(torch.tensor([0.0, 1, 0.1, 1, 0, 0, 9]))
+        core.hash.weight.copy_(torch.tensor([[1.0, 0.0]]))
+    core.output = nn.Identity()  # type: ignore[assignment]
+    inputs = torch.tensor([[[-1.0, 0, 1], [0, 0, 0]]])  # a key on the negative side; a query on the positive
+    outputs, _ = core(inputs, core.initial_state(1))
+    outputs[0, 1, 3].backward()
+    assert core.hash.weight.grad is not None
+    assert core.hash.weight.grad[0, 0] < 0

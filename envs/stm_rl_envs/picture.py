@@ -185,7 +185,7 @@ class PictureNamingEnv(gym.Env[NDArray[np.float32], np.int64]):
         Returns:
             Observation, reward, terminated, truncated (never) and info: ``asked``, whether the turn that is now shown
             is a question, and, for references that may look ahead, ``oracle`` (``answer``: the number of the object, or
-            none). After the last turn the observation is zeros.
+            -1). After the last turn the observation is zeros.
 
         Raises:
             StmError: There is no story under way, or the action is out of range.
@@ -202,7 +202,7 @@ class PictureNamingEnv(gym.Env[NDArray[np.float32], np.int64]):
 
     def _info(self) -> dict[str, Any]:
         answer = self._answers[self._step] if self._step < len(self._answers) else None
-        return {"asked": answer is not None, "oracle": {"answer": answer}}
+        return {"asked": answer is not None, "oracle": {"answer": -1 if answer is None else answer}}
 
     def render(self) -> str | None:
         """Return the turns so far as text if the render mode is ``ansi``."""

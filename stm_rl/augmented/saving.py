@@ -59,16 +59,17 @@ def load(folder: Path, device: str, dtype: str) -> MemoryLM:
     model = MemoryLM(base, tokenizer, settings, name)
     with reading(folder, "save the model again"):
         if settings.lora:
-            _load_lora(model, folder / ADAPTER)
+            load_lora(model.base, folder / ADAPTER)
         missing, unknown = model.load_state_dict(weights, strict=False)
         if unknown or any(not entry.startswith("base.") for entry in missing):
             raise ValueError(f"its weights do not fit its settings: {(unknown or missing)[0]}")
     return model.to(base.device, base.dtype).eval()
 
 
-def _load_lora(model: MemoryLM, folder: Path) -> None:
+def load_lora(base: Any, folder: Path) -> None:
+    """Load the low-rank changes that were saved in ``folder`` into a model that has room for them."""
     from peft import set_peft_model_state_dict
 
-    result: Any = set_peft_model_state_dict(model.base, load_file(folder / "adapter_model.safetensors"))
+    result: Any = set_peft_model_state_dict(base, load_file(folder / "adapter_model.safetensors"))
     if result.unexpected_keys:
         raise ValueError(f"unknown LoRA weights {result.unexpected_keys[0]}")

@@ -67,7 +67,8 @@ def collate(batch: Sequence[Segments], tokenizer: Any, window: int | None) -> di
     Args:
         batch: Transcripts.
         tokenizer: Gives the padding and the token that begins a text.
-        window: Turns in front of each segment. None: the whole transcript is one text, with the labels of all turns.
+        window: Turns in front of each segment; 0: only the last token of the turn before, for a memory that holds the
+            window too. None: the whole transcript is one text, with the labels of all turns.
 
     Returns:
         ``input_ids``, ``attention_mask``, ``labels`` (-100 except in the segment's text), ``written`` (the segment),
@@ -98,7 +99,8 @@ def _rows(one: Segments, begin: list[int], window: int | None) -> list[list[tupl
     rows = []
     for current in range(len(one.turns)) if window is not None else [len(one.turns) - 1]:
         first = 0 if window is None else max(current - window, 0)
-        cells = [(token, -1, 0, 0) for token in begin]
+        before = one.turns[current - 1][0][-1:] if window == 0 and current else begin
+        cells = [(token, -1, 0, 0) for token in before]
         for number in range(first, current + 1):
             ids, given = one.turns[number]
             own = window is None or number == current

@@ -9,13 +9,14 @@ from torch import Tensor
 from transformers import Trainer
 
 from stm_rl.augmented.model import MemoryLM
+from stm_rl.augmented.recurrence import SegmentLM
 from stm_rl.errors import StmError
 from stm_rl.memory.core import detached
 
 FIELDS = ("input_ids", "attention_mask", "labels", "written")
 
 
-def transcript_loss(model: MemoryLM, batch: dict[str, Tensor], truncate: int) -> tuple[Tensor, Tensor]:
+def transcript_loss(model: MemoryLM | SegmentLM, batch: dict[str, Tensor], truncate: int) -> tuple[Tensor, Tensor]:
     """Return what a batch of transcripts costs, read segment by segment in order.
 
     Args:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -12,6 +10,7 @@ from stm_rl.errors import StmError
 from stm_rl.memory.core import MemoryCore, State
 from stm_rl.memory.gather import gather, gather_sum
 from stm_rl.memory.hashed_walk import walk
+from stm_rl.memory.matrix import unit
 
 
 class HashedCore(MemoryCore):
@@ -22,8 +21,8 @@ class HashedCore(MemoryCore):
     techniques from rounding algorithms, 2002, where they are random), so keys and queries that are alike share
     buckets. A bucket holds ``entries`` entries, the oldest of which is replaced. A lookup attends to the entries of
     its bucket and of the one across the nearest hyperplane (Lv et al., Multi-probe LSH, 2007) in all tables, or to
-    nothing: scores are ``q · k / sqrt(d)`` plus how well the signs of query and bucket agree. A step costs the
-    same however many buckets there are.
+    nothing: scores are the cosine of query and key, times a learned factor, plus how well the signs of query and
+    bucket agree, times another. A step costs the same however many buckets there are.
 
     Signs and gate are straight-through estimators (Bengio et al., 2013): the agreement with the second bucket teaches
     the projections which side of a hyperplane a query should lie on. An input that was not kept gives its gate no
@@ -56,6 +55,7 @@ class HashedCore(MemoryCore):
         self.slots = tables * 2**bits * entries
         self.project = nn.Linear(input_size, 3 * entry_size + 1)  # key, query, value, gate
         self.hash = nn.Linear(entry_size, tables * bits, bias=False)
+        self.sharpness = nn.Parameter(torch.tensor(8.0))
         self.agreement = nn.Parameter(torch.ones(()))
         self.nothing = nn.Parameter(torch.zeros(()))
         self.output = nn.Sequential(
@@ -65,6 +65,8 @@ class HashedCore(MemoryCore):
         self.powers: Tensor
         with torch.no_grad():
             self.project.bias[-1] = 2.0  # keep most of what comes
+            for weight in self.project.parameters():  # keys and queries begin as the same
+                weight[entry_size : 2 * entry_size] = weight[:entry_size]
 
     def initial_state(self, batch: int) -> State:
         """Return empty tables; see :meth:`MemoryCore.initial_state`.
@@ -81,7 +83,7 @@ class HashedCore(MemoryCore):
         """Read a sequence; see :meth:`MemoryCore.forward`."""
         sizes = [self.entry_size, self.entry_size, self.entry_size, 1]
         key, query, value, gate = torch.split(self.project(inputs), sizes, -1)
-        gate = gate.sigmoid()
+        key, query, gate = unit(key), unit(query), gate.sigmoid()
         # The straight-through factor is 1 where something is kept; elsewhere nothing can be read of the step.
         new = torch.cat([key, value * (1 + (gate - gate.detach()))], -1)
         table = torch.cat([state["entries"], new, torch.zeros_like(new[:, :1])], 1)
@@ -118,7 +120,7 @@ class HashedCore(MemoryCore):
     def _look_up(self, table: Tensor, places: Tensor, query: Tensor, agreement: Tensor) -> Tensor:
         """Return what is found, shape (batch, time, entry_size + 1): a value, and the weight of finding nothing."""
         keys, values = torch.split(table, self.entry_size, -1)
-        likeness = (gather(keys, places) @ query.unsqueeze(3)).squeeze(3) / math.sqrt(self.entry_size)
+        likeness = (gather(keys, places) @ query.unsqueeze(3)).squeeze(3) * self.sharpness
         scores = likeness + agreement.flatten(2).repeat_interleave(self.entries, 2)
         scores = scores.masked_fill(places == table.shape[1] - 1, -torch.inf)
         weights = torch.cat([self.nothing.expand(*scores.shape[:2], 1), scores], 2).softmax(2)
