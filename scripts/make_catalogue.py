@@ -18,7 +18,7 @@ from pathlib import Path
 import gymnasium as gym
 
 from stm_rl.lm.prompt import line
-from stm_rl.registration import LEVELS
+from stm_rl.registration import LEVELS, PICTURE_STORY
 from stm_rl_envs.memory_env import MemoryEnv
 
 PAGE = Path(__file__).parent.parent / "envs" / "README.md"
@@ -92,9 +92,10 @@ def page() -> str:
     """Return the catalogue."""
     ids = [f"stm_rl/{name}-{level}-v0" for name, levels in LEVELS.items() for level in levels]
     text = HEAD.format(memory_env="`stm_rl_envs.MemoryEnv`", rows="\n".join(map(row, ids)))
-    for name in LEVELS:
-        env_class = type(gym.make(f"stm_rl/{name}-v0", lm=None, reward={"recall": 1.0}, encoder="words").unwrapped)
-        text += f"## {name}\n\n{markdown(env_class.__doc__ or '')}\n\n{sample(f'stm_rl/{name}-v0')}\n\n"
+    for env_id in [*(f"stm_rl/{name}-v0" for name in LEVELS), PICTURE_STORY]:
+        name = env_id.partition("/")[2].removesuffix("-v0")
+        env_class = type(gym.make(env_id, lm=None, reward={"recall": 1.0}, encoder="words").unwrapped)
+        text += f"## {name}\n\n{markdown(env_class.__doc__ or '')}\n\n{sample(env_id)}\n\n"
     return text + TAIL.format(shared=markdown(MemoryEnv.__doc__ or ""))
 
 

@@ -47,7 +47,7 @@ from stm_rl.lm.loading import load_pretrained, source_of
 from stm_rl.worlds import DialogueWorld, StoryWorld
 
 WORLDS = (DialogueWorld(), StoryWorld())
-TRAIN_SEED, BASE_SEED, HELD_OUT_SEED = 2**30, 2**31, 2**32
+TRAIN_SEED, BASE_SEED, HELD_OUT_SEED = 2**30, 2**31, 2**34
 WINDOW = 2
 MASK_RATE = 0.3
 SEGMENTS = "segments"
