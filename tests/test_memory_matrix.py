@@ -243,7 +243,7 @@ def lookup(batch: int = 64, pairs: int = 4) -> tuple[Tensor, Tensor]:
     [
         lambda: MatrixCore(12, 32),
         lambda: MatrixCore(12, 32, gated=False),
-        lambda: HashedCore(12, 32, tables=4, bits=3),
+        lambda: HashedCore(12, 32),
     ],
     ids=["matrix", "additive", "hashed"],
 )

@@ -42,8 +42,8 @@ class HashedCore(MemoryCore):
         input_size: int,
         output_size: int,
         *,
-        tables: int = 2,
-        bits: int = 5,
+        tables: int = 4,
+        bits: int = 4,
         entries: int = 4,
         entry_size: int = 16,
     ) -> None:
