@@ -31,6 +31,8 @@ from transformers import (
 from stm_rl.errors import StmError
 from stm_rl.features import HashedWords
 from stm_rl.media import MediaEncoder, MediaStore, MediaText, RandomFilters, TaggedTranscripts, read_sound
+from stm_rl.readers import read_transcripts
+from stm_rl.readers.write import write_messages
 from stm_rl.transcript import Media, Transcript, Turn
 from stm_rl_envs.memory_env import MemoryEnv
 from stm_rl_envs.settings import MemorySettings
@@ -300,3 +302,13 @@ def test_slots_hold_what_was_seen_and_heard(folders: dict[str, Path]) -> None:
     np.testing.assert_array_equal(third["slots"][1], second["turn"])
     np.testing.assert_allclose(third["slots"][0, 24:], store.encoders["image"]([image(0)])[0], atol=1e-5)
     np.testing.assert_allclose(third["slots"][1, 8:24], store.encoders["audio"]([sound(440)])[0], atol=1e-5)
+
+
+def test_files_of_transcripts_keep_where_media_are(tmp_path: Path) -> None:
+    turns = (Turn("Look.", "Anna", media=(Media("image", "kite.png"), Media("audio", "wind.wav"))), Turn("Nice.", "Bo"))
+    talk = Transcript(turns)
+    write_messages([talk], tmp_path / "talk.jsonl")
+    assert next(iter(read_transcripts(tmp_path / "talk.jsonl"))).turns == turns
+    drawn = Turn("Look.", media=(Media("image", array=np.zeros((2, 2, 3), np.uint8)),))
+    with pytest.raises(StmError, match="is given as an array; save it to a file and give its path"):
+        write_messages([Transcript((drawn, *turns))], tmp_path / "other.jsonl")

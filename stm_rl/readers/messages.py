@@ -5,9 +5,10 @@ transcript. Content may be a string, a list of parts (text parts count) or null 
 as text, ``tool_call name(arguments)``, and as they are in ``meta["tool_calls"]`` of the turn; ``tools`` of the
 record in ``meta["tools"]`` of the transcript.
 
-Our own files add what a transcript knows: ``"meta"`` of a record and of its messages, ``"probes"`` and
-``"questions"``. Where a record has ``"meta"``, ids and metas are exactly what it says, without file and line of
-this file: they tell where it came from first. Other keys are ignored.
+Our own files add what a transcript knows: ``"meta"`` of a record and of its messages, ``"media"`` of messages
+(``{"kind": "image", "path": ...}`` each), ``"probes"`` and ``"questions"``. Where a record has ``"meta"``, ids, metas
+and media are exactly what it says, without file and line of this file: they tell where it came from first. Other keys
+are ignored.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from stm_rl.readers.json_stream import json_records
 from stm_rl.readers.json_values import frozen, json_list, json_object, member, scalar_id
 from stm_rl.readers.notes import probes_of, questions_of
 from stm_rl.readers.records import Place, Record, attempt
-from stm_rl.transcript import Transcript, Turn
+from stm_rl.transcript import Media, Transcript, Turn
 
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
@@ -55,7 +56,8 @@ def _turn(value: object, what: str, place: Place, own: bool) -> Turn:
     given = message.get("meta")
     meta = {} if given is None else frozen(json_object(given, f"{what}.meta", place))
     if own:
-        return Turn(place.filled(member(message, "content", what, place), f"{what}.content"), speaker, meta)
+        text = place.filled(member(message, "content", what, place), f"{what}.content")
+        return Turn(text, speaker, meta, _media(message.get("media"), f"{what}.media", place))
     calls = _calls(message, what, place)
     # A message that only calls tools may have no content, or null.
     content = message.get("content") if calls else member(message, "content", what, place)
@@ -79,6 +81,22 @@ def _turn(value: object, what: str, place: Place, own: bool) -> Turn:
     if calls:
         added["tool_calls"] = calls
     return Turn(text=text, speaker=speaker, meta={**added, **meta})
+
+
+def _media(value: object, what: str, place: Place) -> tuple[Media, ...]:
+    """Return the images and sounds of a message of our own files; paths are kept as they are."""
+    if value is None:
+        return ()
+    found = []
+    for index, one in enumerate(json_list(value, what, place, "media")):
+        name = f"{what}[{index}]"
+        record = json_object(one, name, place)
+        kind, path = (place.filled(member(record, key, name, place), f"{name}.{key}") for key in ("kind", "path"))
+        try:
+            found.append(Media(kind, path))
+        except StmError as error:
+            raise place.error(f"{name}: {error}") from error
+    return tuple(found)
 
 
 def _content(content: object, what: str, place: Place) -> tuple[str, tuple[str, ...]]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from stm_rl.errors import StmError
 from stm_rl.readers.records import Place
-from stm_rl.transcript import Probe, Question, Transcript
+from stm_rl.transcript import Media, Probe, Question, Transcript
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _NEEDED = ("turn", "evidence", "text", "answer")
@@ -100,12 +100,15 @@ def _record(transcript: Transcript, place: Place) -> dict[str, Any]:
     record["meta"] = _plain(transcript.meta, "meta", place)
     record["messages"] = []
     for index, turn in enumerate(transcript.turns):
-        message = {
+        message: dict[str, Any] = {
             "role": place.string(turn.speaker, f"speaker of turn {index}"),
             "content": place.filled(turn.text, f"text of turn {index}"),
         }
         if turn.meta:
             message["meta"] = _plain(turn.meta, f"meta of turn {index}", place)
+        if turn.media:
+            what = f"of turn {index}"
+            message["media"] = [_medium(one, f"media[{at}] {what}", place) for at, one in enumerate(turn.media)]
         record["messages"].append(message)
     if transcript.probes:
         record["probes"] = [_note(note, f"probes[{index}]", place) for index, note in enumerate(transcript.probes)]
@@ -113,6 +116,12 @@ def _record(transcript: Transcript, place: Place) -> dict[str, Any]:
         notes = enumerate(transcript.questions)
         record["questions"] = [_note(note, f"questions[{index}]", place) for index, note in notes]
     return record
+
+
+def _medium(medium: Media, what: str, place: Place) -> Any:
+    if not medium.path:
+        raise place.error(f"{what} is given as an array; save it to a file and give its path")
+    return _plain(medium.as_json(), what, place)
 
 
 def _note(note: Probe | Question, what: str, place: Place) -> dict[str, Any]:
