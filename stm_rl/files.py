@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stm_rl.errors import StmError
@@ -73,3 +73,30 @@ def reading(what: str | Path, advice: str) -> Iterator[None]:
         reason = f"{type(error).__name__}: {error}"
         short = reason if len(reason) <= 200 else f"{reason[:200]} ..."
         raise StmError(f"{what} is damaged ({short}); {advice}") from error
+
+
+@contextmanager
+def saved(folder: Path, stem: str, what: str, advice: str) -> Iterator[tuple[Any, dict[str, Tensor]]]:
+    """Read the JSON and the tensors that were saved together, as ``<stem>.json`` and ``<stem>.safetensors``.
+
+    What fails while they are used is told in the same way as what fails while they are read.
+
+    Args:
+        folder: Where they are.
+        stem: Their name without its ending.
+        what: What they are, such as ``policy``.
+        advice: What to do if they are missing or damaged.
+
+    Yields:
+        The JSON value and the tensors.
+
+    Raises:
+        StmError: One of the files is missing or damaged, or does not hold what is looked for in it.
+    """
+    with reading(f"the {what} in {folder}", advice):
+        try:
+            known = json.loads((folder / f"{stem}.json").read_text(encoding="utf-8"))
+            tensors = load_file(folder / f"{stem}.safetensors")
+        except OSError as error:
+            raise StmError(f"{folder} holds no {what} ({error}); {advice}") from error
+        yield known, tensors

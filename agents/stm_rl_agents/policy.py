@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from sb3_contrib.common.maskable.distributions import MaskableDistribution
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
 from stm_rl.errors import StmError
-from stm_rl.files import reading, write_json, write_tensors
+from stm_rl.files import saved, write_json, write_tensors
 from stm_rl_agents.base import Actions, Agent, Masks, reads_of
 from stm_rl_agents.network import PointerNetwork
 from stm_rl_envs.vector import MemoryVectorEnv
@@ -178,12 +176,7 @@ class PolicyAgent(Agent):
         """
         folder = Path(folder)
         advice = "expected policy.json and policy.safetensors as `stm-rl train` writes them"
-        with reading(f"the policy in {folder}", advice):
-            try:
-                card = json.loads((folder / "policy.json").read_text(encoding="utf-8"))
-                weights = load_file(folder / "policy.safetensors")
-            except OSError as error:
-                raise StmError(f"{folder} holds no policy ({error}); {advice}") from error
+        with saved(folder, "policy", "policy", advice) as (card, weights):
             found = card.pop("format", None)
             if found != FORMAT:
                 raise StmError(f"{folder / 'policy.json'} has format {found!r}; expected {FORMAT!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -10,13 +9,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from safetensors.torch import load_file
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.callbacks import BaseCallback
 
 from stm_rl.errors import StmError
 from stm_rl.evaluation import Played, play
-from stm_rl.files import reading, write_json, write_tensors
+from stm_rl.files import saved, write_json, write_tensors
 from stm_rl.runs import Run
 from stm_rl_agents.anchor import AnchoredPolicy
 from stm_rl_agents.checkpoint import packed, unpack
@@ -313,12 +311,7 @@ class PPOTrainer:
         if self.init is None and (folder / "init").exists():
             raise StmError(f"the run in {self.run.folder} started from a policy; give init, as in {folder / 'init'}")
         advice = "it cannot be resumed: train anew with --force, which moves the old run aside"
-        with reading(f"the checkpoint in {folder}", advice):
-            try:
-                state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-                tensors = load_file(folder / "state.safetensors")
-            except OSError as error:
-                raise StmError(f"{folder} holds no checkpoint ({error}); {advice}") from error
+        with saved(folder, "state", "checkpoint", advice) as (state, tensors):
             unpack(tensors, self.network, self.model.policy.optimizer)
             if self.anchored is not None:
                 self.anchored.anchor.load_state_dict(PolicyAgent.load(folder / "init").network.state_dict())

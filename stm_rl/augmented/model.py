@@ -39,6 +39,25 @@ class MemoryOutput:
     memory: State
 
 
+def likelihood(logits: Tensor, labels: Tensor, masked: bool) -> tuple[Tensor, Tensor]:
+    """Return the loss and the nats of a :class:`MemoryOutput`.
+
+    Args:
+        logits: Of the last positions of each row, shape (batch, positions, vocabulary).
+        labels: Tokens to predict, -100 elsewhere, not shifted, shape (batch, time).
+        masked: Whether a position predicts the token that stands there, and not the one after it.
+    """
+    wanted = labels[:, -logits.shape[1] :]
+    scored = logits if masked else logits[:, :-1]
+    wanted = wanted if masked else wanted[:, 1:]
+    chosen = wanted != -100
+    each = cross_entropy(scored[chosen].float(), wanted[chosen], reduction="none")
+    nats = each.new_zeros(labels.shape)
+    rows, places = chosen.nonzero(as_tuple=True)
+    nats[rows, places + labels.shape[1] - wanted.shape[1]] = each.detach()
+    return each.sum(), nats
+
+
 class MemoryLM(nn.Module):
     """A causal (GPT-type) or masked (BERT-type) model that reads from and writes to a memory.
 
@@ -118,17 +137,7 @@ class MemoryLM(nn.Module):
             written = (labels != -100) if labels is not None else attention_mask.bool()
         keep = self._kept(labels, input_ids.shape[1])
         logits, hidden = self._run(input_ids, attention_mask, memory, written, keep)
-        loss = nats = None
-        if labels is not None:
-            wanted = labels[:, -logits.shape[1] :]
-            scored = logits if self.masked else logits[:, :-1]
-            wanted = wanted if self.masked else wanted[:, 1:]
-            chosen = wanted != -100
-            each = cross_entropy(scored[chosen].float(), wanted[chosen], reduction="none")
-            loss = each.sum()
-            nats = each.new_zeros(labels.shape)
-            rows, places = chosen.nonzero(as_tuple=True)
-            nats[rows, places + labels.shape[1] - wanted.shape[1]] = each.detach()
+        loss, nats = (None, None) if labels is None else likelihood(logits, labels, self.masked)
         if self.core is not None:
             if self.masked and labels is not None:
                 input_ids = torch.where(labels != -100, labels, input_ids)

@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from stm_rl.augmented.base import add_lora
-from stm_rl.augmented.model import MemoryOutput
+from stm_rl.augmented.model import MemoryOutput, likelihood
 from stm_rl.augmented.saving import ADAPTER, load_lora
 from stm_rl.errors import StmError
 from stm_rl.files import reading, write_json
@@ -93,13 +92,7 @@ class SegmentLM(nn.Module):
             use_cache=True,
             **{self._argument: cache},
         )
-        loss = nats = None
-        if labels is not None:
-            chosen = labels[:, 1:] != -100
-            each = cross_entropy(out.logits[:, :-1][chosen].float(), labels[:, 1:][chosen], reduction="none")
-            loss, nats = each.sum(), each.new_zeros(labels.shape)
-            rows, places = chosen.nonzero(as_tuple=True)
-            nats[rows, places + 1] = each.detach()
+        loss, nats = (None, None) if labels is None else likelihood(out.logits, labels, self.masked)
         return MemoryOutput(loss, nats, out.logits, self._kept(cache, written, memory))
 
     @torch.no_grad()

@@ -92,8 +92,8 @@ class SteppedCore(MemoryCore):
 
     def forward(self, inputs: Tensor, state: State, done: Tensor | None = None) -> tuple[Tensor, State]:
         """Read a sequence; see :meth:`MemoryCore.forward`."""
-        initial = self.initial_state(len(inputs)) if done is not None else {}
         resets = done.any(0).tolist() if done is not None else [False] * inputs.shape[1]
+        initial = self.initial_state(len(inputs)) if any(resets) else {}
         outputs = []
         # Taken apart at once: the gradient of one step's slice would fill zeros of the size of the whole sequence.
         for t, (given, anew) in enumerate(zip(inputs.unbind(1), resets, strict=True)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,9 @@ import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 
 from stm_rl.errors import StmError
-from stm_rl.files import reading, write_json, write_tensors
+from stm_rl.files import saved, write_json, write_tensors
 from stm_rl_agents.recurrent.network import RecurrentNetwork
 
 FORMAT = "stm-rl recurrent policy 1"
@@ -72,15 +70,10 @@ class RecurrentAgent:
         """
         folder = Path(folder)
         advice = "expected policy.json and policy.safetensors as `stm-rl recurrent` writes them"
-        with reading(f"the policy in {folder}", advice):
-            try:
-                card = json.loads((folder / "policy.json").read_text(encoding="utf-8"))
-                weights = load_file(folder / "policy.safetensors")
-            except OSError as error:
-                raise StmError(f"{folder} holds no policy ({error}); {advice}") from error
-        if card.get("format") != FORMAT:
-            raise StmError(f"{folder / 'policy.json'} has format {card.get('format')!r}; expected {FORMAT!r}")
-        network = RecurrentNetwork(envs.single_observation_space, envs.single_action_space, **card["network"])
+        with saved(folder, "policy", "policy", advice) as (card, weights):
+            if card.get("format") != FORMAT:
+                raise StmError(f"{folder / 'policy.json'} has format {card.get('format')!r}; expected {FORMAT!r}")
+            network = RecurrentNetwork(envs.single_observation_space, envs.single_action_space, **card["network"])
         try:
             network.load_state_dict(weights)
         except RuntimeError as error:

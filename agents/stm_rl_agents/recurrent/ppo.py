@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections import deque
@@ -15,11 +14,10 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from stm_rl.errors import StmError
-from stm_rl.files import reading, write_json, write_tensors
+from stm_rl.files import saved, write_json, write_tensors
 from stm_rl_agents.checkpoint import packed, unpack
 from stm_rl_agents.recurrent.network import RecurrentNetwork
 from stm_rl_agents.recurrent.rollout import Collector, Rollout
@@ -176,12 +174,7 @@ class RecurrentPPOTrainer:
             StmError: There is no readable checkpoint.
         """
         advice = "it cannot be resumed: train anew with --force, which moves the old run aside"
-        with reading(f"the checkpoint in {folder}", advice):
-            try:
-                state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-                tensors = load_file(folder / "state.safetensors")
-            except OSError as error:
-                raise StmError(f"{folder} holds no checkpoint ({error}); {advice}") from error
+        with saved(folder, "state", "checkpoint", advice) as (state, tensors):
             unpack(tensors, self.network, self.optimizer)
             self.done, self.seconds = int(state["done"]), float(state["seconds"])
         self.collector.restart(self.settings.seed + self.done)
