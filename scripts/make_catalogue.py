@@ -14,23 +14,28 @@ import inspect
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 
 from stm_rl.lm.prompt import line
-from stm_rl.registration import LEVELS, PICTURE_STORY
+from stm_rl.registration import LEVELS, NAMING, PICTURE_NAMING, PICTURE_STORY
 from stm_rl_envs.memory_env import MemoryEnv
+from stm_rl_envs.picture import PictureNamingEnv
 
 PAGE = Path(__file__).parent.parent / "envs" / "README.md"
 SAMPLE_TURNS = 10
+
+CHEAP = {"lm": None, "reward": {"recall": 1.0}, "encoder": "words"}
+"""Settings with which an environment with slots needs no language model."""
 
 HEAD = """# Environments
 
 <!-- Written by scripts/make_catalogue.py; do not edit by hand. -->
 
-All environments share their dynamics, spaces and options, {memory_env}: a transcript streams past turn by turn, the
-agent writes turns to a small memory and reads them back, and a language model that otherwise sees a short window is
-rewarded for what it then predicts or writes. They differ in the transcripts.
+All environments but `PictureNaming` share their dynamics, spaces and options, {memory_env}: a transcript streams past
+turn by turn, the agent writes turns to a small memory and reads them back, and a language model that otherwise sees a
+short window is rewarded for what it then predicts or writes. They differ in the transcripts.
 
 ```python
 import gymnasium as gym
@@ -72,7 +77,7 @@ def markdown(docstring: str) -> str:
 
 def row(env_id: str) -> str:
     """Return the table row of an id."""
-    env = gym.make(env_id, lm=None, reward={"recall": 1.0}, encoder="words").unwrapped
+    env = gym.make(env_id, **CHEAP).unwrapped
     assert isinstance(env, MemoryEnv)
     settings, world = env.episodes.settings, getattr(env.episodes.prepare.transcripts, "world", None)
     turns = world.turns if world else f"up to {settings.max_steps + 1}" if settings.max_steps else "all"
@@ -80,11 +85,11 @@ def row(env_id: str) -> str:
     return f"| `{env_id}` | {turns} | {settings.slots} | {settings.window} | {settings.reads} | {gaps} | {look} |"
 
 
-def sample(env_id: str) -> str:
+def sample(env: gym.Env[Any, Any]) -> str:
     """Return the first turns of an episode."""
-    env = gym.make(env_id, lm=None, reward={"recall": 1.0}, encoder="words").unwrapped
-    assert isinstance(env, MemoryEnv)
-    turns = env.episodes.prepare.transcripts[1].turns[:SAMPLE_TURNS]
+    assert isinstance(env, MemoryEnv | PictureNamingEnv)
+    transcripts = env.transcripts if isinstance(env, PictureNamingEnv) else env.episodes.prepare.transcripts
+    turns = transcripts[1].turns[:SAMPLE_TURNS]
     return "```\n" + "\n".join(map(line, turns)) + "\n...\n```"
 
 
@@ -92,10 +97,10 @@ def page() -> str:
     """Return the catalogue."""
     ids = [f"stm_rl/{name}-{level}-v0" for name, levels in LEVELS.items() for level in levels]
     text = HEAD.format(memory_env="`stm_rl_envs.MemoryEnv`", rows="\n".join(map(row, ids)))
-    for env_id in [*(f"stm_rl/{name}-v0" for name in LEVELS), PICTURE_STORY]:
+    for env_id in [*(f"stm_rl/{name}-v0" for name in LEVELS), PICTURE_STORY, PICTURE_NAMING]:
         name = env_id.partition("/")[2].removesuffix("-v0")
-        env_class = type(gym.make(env_id, lm=None, reward={"recall": 1.0}, encoder="words").unwrapped)
-        text += f"## {name}\n\n{markdown(env_class.__doc__ or '')}\n\n{sample(env_id)}\n\n"
+        env = gym.make(env_id, **({} if env_id in NAMING else CHEAP)).unwrapped
+        text += f"## {name}\n\n{markdown(type(env).__doc__ or '')}\n\n{sample(env)}\n\n"
     return text + TAIL.format(shared=markdown(MemoryEnv.__doc__ or ""))
 
 

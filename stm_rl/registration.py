@@ -32,8 +32,12 @@ LEVELS: Mapping[str, Mapping[str, dict[str, Any]]] = {
     "Transcript": TEXT_LEVELS,
 }
 """The environments, each with its levels."""
-PICTURE_STORY = "stm_rl/PictureStory-v0"
-"""An environment without levels: a small one, for turns that carry images."""
+PICTURE_STORY, PICTURE_NAMING = "stm_rl/PictureStory-v0", "stm_rl/PictureNaming-v0"
+"""Environments without levels, for turns that carry images: with slots, and for agents with a memory of their own."""
+SOUND_STORY, SOUND_NAMING = "stm_rl/SoundStory-v0", "stm_rl/SoundNaming-v0"
+"""The same with sounds."""
+NAMING = (PICTURE_NAMING, SOUND_NAMING)
+"""The environments that have no slots."""
 
 
 def register_envs() -> None:
@@ -49,10 +53,14 @@ def register_envs() -> None:
                     vector_entry_point=f"{module}:{name}VectorEnv",
                     kwargs=dict(settings),
                 )
-    if PICTURE_STORY not in gym.registry:
-        gym.register(
-            PICTURE_STORY,
-            entry_point="stm_rl_envs.picture:PictureStoryEnv",
-            vector_entry_point="stm_rl_envs.picture:PictureStoryVectorEnv",
-            kwargs={"slots": 4, "reads": 1},
-        )
+    for env_id, settings in ((PICTURE_STORY, {}), (SOUND_STORY, {"medium": "audio"})):
+        if env_id not in gym.registry:
+            gym.register(
+                env_id,
+                entry_point="stm_rl_envs.picture:PictureStoryEnv",
+                vector_entry_point="stm_rl_envs.picture:PictureStoryVectorEnv",
+                kwargs={"slots": 4, "reads": 1, **settings},
+            )
+    for env_id, settings in ((PICTURE_NAMING, {}), (SOUND_NAMING, {"medium": "audio"})):
+        if env_id not in gym.registry:
+            gym.register(env_id, entry_point="stm_rl_envs.picture:PictureNamingEnv", kwargs=dict(settings))

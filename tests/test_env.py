@@ -16,6 +16,7 @@ from stable_baselines3.common.env_checker import check_env as check_sb3_env
 from stm_rl import Probe, Question, StmError, Transcript, Turn
 from stm_rl.features import HashedWords, overlap
 from stm_rl.lm import ScoringEngine, load_engine
+from stm_rl.registration import NAMING
 from stm_rl.rewards import Reward
 from stm_rl_envs.dialogue import DialogueEnv
 from stm_rl_envs.memory_env import MemoryEnv
@@ -23,7 +24,7 @@ from stm_rl_envs.settings import MemorySettings
 from stm_rl_envs.vector import MemoryVectorEnv
 from stm_rl_envs.view import GLOBAL_FEATURES, SLOT_FEATURES
 
-IDS = [name for name in gym.registry if name.startswith("stm_rl/")]
+IDS = [name for name in gym.registry if name.startswith("stm_rl/") and name not in NAMING]
 ENCODER = HashedWords(32)
 ENGINE = ScoringEngine(WordLM())
 """Shared, so that each score is computed once in all tests."""

@@ -1,4 +1,4 @@
-"""What holds for every registered environment, whatever its transcripts."""
+"""What holds for every registered environment with slots, whatever its transcripts."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from helpers import WordLM, load_script, random_actions, run_python
 from stm_rl.evaluation import play
 from stm_rl.features import HashedWords
 from stm_rl.lm import ScoringEngine
+from stm_rl.registration import NAMING
 from stm_rl_agents.constant import idle_agents
 from stm_rl_envs.memory_env import MemoryEnv
 from stm_rl_envs.vector import MemoryVectorEnv
 
-IDS = sorted(name for name, spec in gym.registry.items() if spec.namespace == "stm_rl")
+IDS = sorted(name for name, spec in gym.registry.items() if spec.namespace == "stm_rl" and name not in NAMING)
 ENGINE = ScoringEngine(WordLM())
 ENCODER = HashedWords(16)
 MODES = ["teacher-forced", "generate"]

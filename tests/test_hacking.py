@@ -15,12 +15,13 @@ from stm_rl import Transcript, Turn
 from stm_rl.evaluation import play
 from stm_rl.features import HashedWords
 from stm_rl.lm import ScoringEngine
+from stm_rl.registration import NAMING
 from stm_rl_agents import Agent, Oracle
 from stm_rl_agents.constant import constant_agents, idle_agents
 from stm_rl_envs.memory_env import MemoryEnv
 from stm_rl_envs.vector import MemoryVectorEnv
 
-IDS = [name for name, spec in gym.registry.items() if spec.namespace == "stm_rl"]
+IDS = [name for name, spec in gym.registry.items() if spec.namespace == "stm_rl" and name not in NAMING]
 EPISODES = 16
 ENGINE = ScoringEngine(WordLM())
 ENCODER = HashedWords(16)

@@ -12,11 +12,12 @@ from helpers import WordLM, assert_same, numbered, random_actions
 from stm_rl import StmError
 from stm_rl.features import HashedWords
 from stm_rl.lm import ScoringEngine, load_engine
+from stm_rl.registration import NAMING
 from stm_rl_envs.dialogue import DialogueEnv, DialogueVectorEnv
 from stm_rl_envs.settings import MemorySettings
 from stm_rl_envs.vector import MemoryVectorEnv
 
-IDS = [name for name in gym.registry if name.startswith("stm_rl/")]
+IDS = [name for name in gym.registry if name.startswith("stm_rl/") and name not in NAMING]
 ENGINE = ScoringEngine(WordLM())
 ENCODER = HashedWords(32)
 NOTHING = np.zeros((3, 3), np.int64)

@@ -38,7 +38,7 @@ class Encoder(Protocol):
     dimension: int
 
     def __call__(self, media: Sequence[Media]) -> NDArray[np.float32]:
-        """Return one vector of unit length per medium, shape ``(n, dimension)``."""
+        """Return one vector per medium, shape ``(n, dimension)``."""
 
     def __hash__(self) -> int:
         """Encoders are hashed by identity, so that what is fitted to one is kept with it."""

@@ -1,4 +1,4 @@
-"""A small multimodal language model of picture stories: it reads texts and sees the pictures they refer to."""
+"""A small multimodal language model of picture and sound stories: it sees, or hears, what texts refer to."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from stm_rl.lm.engine import ScoringEngine
 from stm_rl.media.encoder import Encoder
 from stm_rl.media.story import PictureWorld, question, sentence
 from stm_rl.media.tags import TAG, MediaStore, without_tags
-from stm_rl.transcript import IMAGE, Media
+from stm_rl.transcript import Media
 
 DRAWN = 100
-"""Pictures of each object that the classifier is fitted to."""
+"""Pictures, or sounds, of each object that the classifier is fitted to."""
 DOUBT = 0.01
 """Probability that a sentence is about anything at all, whatever the pictures show: keeps likelihoods finite."""
 WORD_NATS = 2.0
@@ -28,22 +28,21 @@ _ASKED = re.compile(re.escape(question("NAME")).replace("NAME", r"(\w+)"))
 
 
 class PictureClassifier:
-    """Says which object a picture shows: linear discriminant analysis on its features.
+    """Says which object a picture or sound is of: linear discriminant analysis on its features.
 
-    Classes are Gaussians with one covariance, fitted to pictures drawn for the purpose; their posterior is the
+    Classes are Gaussians with one covariance, fitted to media made for the purpose; their posterior is the
     probability of each object (Fisher, 1936; Hastie, Tibshirani and Friedman, The Elements of Statistical Learning,
     section 4.3).
 
     Args:
-        encoder: Encodes pictures.
-        world: Draws them.
+        encoder: Encodes the media.
+        world: Makes them.
     """
 
     def __init__(self, encoder: Encoder, world: PictureWorld) -> None:
-        rng = np.random.default_rng(0xF17)
         count = len(world.objects)
-        labels = np.repeat(np.arange(count), DRAWN)
-        drawn = encoder([Media(IMAGE, array=world.draw(int(label), rng)) for label in labels]).astype(np.float64)
+        media, labels = examples(world, DRAWN)
+        drawn = encoder(media).astype(np.float64)
         means = np.stack([drawn[labels == label].mean(0) for label in range(count)])
         within = drawn - means[labels]
         covariance = within.T @ within / (len(drawn) - count)
@@ -53,8 +52,15 @@ class PictureClassifier:
         self.bias = -0.5 * (means.T * self.weights).sum(0)
 
     def __call__(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return log p(object | picture) in nats, shape ``(n, objects)``, of features of shape ``(n, d)``."""
+        """Return log p(object | medium) in nats, shape ``(n, objects)``, of features of shape ``(n, d)``."""
         return np.asarray(log_softmax(features.astype(np.float64) @ self.weights + self.bias, axis=1))
+
+
+def examples(world: PictureWorld, each: int) -> tuple[list[Media], NDArray[np.int64]]:
+    """Return media that are in no story, ``each`` of every object, and the numbers of the objects."""
+    rng = np.random.default_rng(0xF17)
+    labels = np.repeat(np.arange(len(world.objects)), each)
+    return [world.draw(int(label), rng) for label in labels], labels
 
 
 @lru_cache(maxsize=8)
@@ -64,16 +70,17 @@ def classifier(encoder: Encoder, world: PictureWorld) -> PictureClassifier:
 
 
 class SeeingLM:
-    """A language model that sees pictures, as far as picture stories need one.
+    """A language model that sees pictures or hears sounds, as far as stories about objects need one.
 
     Asked for the sentence that says what somebody bought, it looks at the pictures in the context that this person
-    shows, classifies them and gives log p(object | pictures); without any, every object is equally likely. All
-    other sentences cost what a text model says, which sees no tags, or, without one, the same whatever the context.
-    It stands for a vision-language model: binding names to pictures is built in, telling objects apart is learned.
+    shows, classifies them and gives log p(object | pictures); without any, every object is equally likely. Sounds are
+    treated alike. All other sentences cost what a text model says, which sees no tags, or, without one, the same
+    whatever the context. It stands for a vision-language or audio-language model: binding names to media is built in,
+    telling objects apart is learned.
 
     Args:
         world: Whose stories it reads.
-        store: Knows the pictures.
+        store: Knows the pictures or sounds.
         text: The model of other sentences.
     """
 
@@ -81,7 +88,7 @@ class SeeingLM:
         self.world, self.store, self.text = world, store, text
         self.id = f"seeing-{store.id}" + (f"-{text.lm_name}" if text else "")
         self.max_tokens = text.lm.max_tokens if text else 4096
-        self._classify = classifier(store.encoders[IMAGE], world)
+        self._classify = classifier(store.encoders[world.medium], world)
         self._targets = {sentence(thing): number for number, thing in enumerate(world.objects)}
         self._embed = HashedWords(64)
 
@@ -113,12 +120,12 @@ class SeeingLM:
         return np.asarray(np.logaddexp(seen + np.log1p(-DOUBT), np.log(DOUBT / count)))
 
     def _shown(self, context: str) -> list[str]:
-        """Return the tags of the pictures shown by whoever is asked about last."""
+        """Return the tags of what was shown, or let hear, by whoever is asked about last."""
         asked = _ASKED.findall(context)
         if not asked:
             return []
         lines = [line for line in context.splitlines() if line.removeprefix("> ").startswith(f"{asked[-1]}: ")]
-        return [match[0] for line in lines for match in TAG.finditer(line) if match[1] == IMAGE]
+        return [match[0] for line in lines for match in TAG.finditer(line) if match[1] == self.world.medium]
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return one vector per text, which sees no pictures, shape ``(n, d)``."""

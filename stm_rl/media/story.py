@@ -1,4 +1,4 @@
-"""Picture stories: somebody shows an object early, and a late sentence says what it was."""
+"""Picture and sound stories: somebody shows an object early, and a late sentence says what it was."""
 
 from __future__ import annotations
 
@@ -7,19 +7,13 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from stm_rl.errors import StmError
-from stm_rl.transcript import IMAGE, Media, Probe, Transcript, Turn
+from stm_rl.media.objects import MEDIA
+from stm_rl.transcript import IMAGE, KINDS, Media, Probe, Transcript, Turn
 from stm_rl.worlds.lexicon import PERSON
 
-COLOURS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (50, 80, 230), "yellow": (230, 210, 50)}
-SHAPES = ("cross", "square", "triangle", "circle")
-SIZE = 24
-"""Pixels along each side of a picture."""
 NARRATOR = "narrator"
-OWN = ("Look, I bought this.", "This is what I bought.", "See what I bought today.")
-CATALOGUE = ("This is only in the catalogue.", "I saw this in a catalogue.", "The catalogue shows this.")
 CHAT = ("The weather is fine today.", "The train was late again.", "Let us have some tea.", "It is rather quiet here.")
 LATER = "The others went on talking."
 EVENINGS = 2
@@ -28,25 +22,28 @@ EVENINGS = 2
 
 @dataclass(frozen=True)
 class PictureWorld:
-    """Generator of picture stories.
+    """Generator of picture stories, and of sound stories.
 
     Some people show a picture of what they bought, others one from a catalogue, which nobody asks about; some chat.
     At the end the narrator asks what each of the buyers bought, in any order, and says it: the object is in the picture
-    alone, never in a text before.
+    alone, never in a text before. In sound stories they let others hear it instead.
 
     Attributes:
         turns: Turns in a story.
         buyers: People who show what they bought.
-        browsers: People who show something from a catalogue.
-        colours: Colours of objects, 2 to 4.
-        shapes: Shapes of objects, 2 to 4.
-        noise: Standard deviation of the noise on each channel of a pixel, in steps of 255.
+        browsers: People who show something that they did not buy.
+        medium: ``image`` or ``audio``.
+        colours: Colours of objects, or pitches, 2 to 4.
+        shapes: Shapes of objects, or instruments, 2 to 4.
+        noise: Standard deviation of the noise on each channel of a pixel, in steps of 255, or on each sample of a
+            sound, as a share of 255 to full scale.
         entities: ``train``, or ``heldout`` for people no training story contains.
     """
 
     turns: int = 17
     buyers: int = 3
     browsers: int = 2
+    medium: str = IMAGE
     colours: int = 4
     shapes: int = 4
     noise: float = 20.0
@@ -61,7 +58,11 @@ class PictureWorld:
                 f"turns is {self.turns}; expected at least {least}: a picture, a question and an answer for each of "
                 f"{self.buyers} buyers, {self.browsers} pictures from catalogues and {EVENINGS} turns between"
             )
-        for name, value, most in (("colours", self.colours, len(COLOURS)), ("shapes", self.shapes, len(SHAPES))):
+        if self.medium not in MEDIA:
+            raise StmError(f"medium is {self.medium!r}; expected {' or '.join(KINDS)}")
+        medium = MEDIA[self.medium]
+        counts = (self.colours, len(medium.qualities)), (self.shapes, len(medium.things))
+        for name, (value, most) in zip(("colours", "shapes"), counts, strict=True):
             if not 2 <= value <= most:
                 raise StmError(f"{name} is {value}; expected 2 to {most}")
         if self.noise < 0:
@@ -74,16 +75,18 @@ class PictureWorld:
     @property
     def name(self) -> str:
         """Name used in transcript ids."""
-        return "picture-story"
+        return "picture-story" if self.medium == IMAGE else "sound-story"
 
     @cached_property
     def objects(self) -> tuple[str, ...]:
-        """The objects that may be shown, such as ``red square``."""
-        return tuple(f"{colour} {shape}" for colour in list(COLOURS)[: self.colours] for shape in SHAPES[: self.shapes])
+        """The objects that may be shown, such as ``red square`` or ``low flute``."""
+        medium = MEDIA[self.medium]
+        things = medium.things[: self.shapes]
+        return tuple(f"{quality} {thing}" for quality in medium.qualities[: self.colours] for thing in things)
 
     def generate(self, seed: int) -> Transcript:
         """Return the story of ``seed``; the same seed always gives the same story."""
-        rng = np.random.default_rng([seed, 0x91C])
+        rng, medium = np.random.default_rng([seed, 0x91C]), MEDIA[self.medium]
         people = rng.choice(PERSON.of(self.entities), self.buyers + self.browsers, replace=False).tolist()
         chats = self.turns - 3 * self.buyers - self.browsers - EVENINGS
         shown = rng.integers(len(self.objects), size=len(people)).tolist()
@@ -95,9 +98,9 @@ class PictureWorld:
                 continue
             own = number < self.buyers
             at[people[number]] = len(turns)
-            picture = Media(IMAGE, array=self.draw(shown[number], rng))
-            kind = "fact" if own else "distractor"
-            turns.append(Turn(_pick(rng, OWN if own else CATALOGUE), people[number], {"kind": kind}, (picture,)))
+            media = (self.draw(shown[number], rng),)
+            said = _pick(rng, medium.own if own else medium.catalogue)
+            turns.append(Turn(said, people[number], {"kind": "fact" if own else "distractor"}, media))
         turns += [Turn(LATER, NARRATOR, {"kind": "chat", "writable": False})] * EVENINGS
         probes = []
         for number in rng.permutation(self.buyers).tolist():
@@ -107,20 +110,10 @@ class PictureWorld:
             turns.append(Turn(sentence(thing), NARRATOR, {"kind": "answer", "writable": False}))
         return Transcript(tuple(turns), tuple(probes), f"{self.name}-{seed}")
 
-    def draw(self, thing: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-        """Return a picture of the object with a number, shape ``(SIZE, SIZE, 3)``: somewhere, of some size, noisy."""
-        colour, shape = divmod(thing, self.shapes)
-        centre, radius = SIZE / 2 + rng.uniform(-4, 4, 2), rng.uniform(5, 7)
-        y, x = (np.indices((SIZE, SIZE)) + 0.5 - centre[:, None, None]) / radius
-        inside: dict[str, Any] = {
-            "square": np.maximum(abs(x), abs(y)) < 0.9,
-            "circle": x**2 + y**2 < 1,
-            "triangle": (y < 0.9) & (2 * abs(x) < y + 1.1),
-            "cross": (np.minimum(abs(x), abs(y)) < 0.3) & (np.maximum(abs(x), abs(y)) < 1),
-        }
-        tint = np.array(list(COLOURS.values())[colour]) + rng.normal(0, 12, 3)
-        pixels = np.where(inside[SHAPES[shape]][..., None], tint, rng.uniform(90, 130))
-        return np.clip(pixels + rng.normal(0, self.noise, pixels.shape), 0, 255).astype(np.uint8)
+    def draw(self, thing: int, rng: np.random.Generator) -> Media:
+        """Return a new picture or sound of the object with a number."""
+        quality, which = divmod(thing, self.shapes)
+        return MEDIA[self.medium].make(quality, which, self.noise, rng)
 
 
 def question(name: str) -> str:
