@@ -2,8 +2,8 @@
 """Train neural memories on POPGym tasks (Morad et al., POPGym: Benchmarking Partially Observable RL, 2023).
 
 Every run trains one memory on one task with one seed. It ends when the mean return of the last 200 training episodes
-reaches ``--stop-at``, or after ``--steps``. The policy is then evaluated on 200 new episodes, once with actions drawn
-as in training and once with the likeliest ones.
+reaches ``--stop-at``, or after ``--steps``. The policy of the run's best such mean is then evaluated on 200 new
+episodes, once with actions drawn as in training and once with the likeliest ones.
 
     pip install popgym
     python scripts/bench_popgym.py --tasks RepeatPreviousHard --cores attention --seeds 0 1 2 --out runs/popgym
@@ -36,7 +36,7 @@ BEST = {
     "AutoencodeMedium": -0.420,
 }
 """The best published returns of those tasks."""
-OPTIONS = {"attention": {"history": 96}, "linked": {"slots": 256, "cursors": 16, "slot_size": 16}}
+OPTIONS = {"attention": {"history": 96}, "linked": {"slots": 256, "cursors": 32, "slot_size": 8}}
 """Sizes of memories that differ from their defaults."""
 EVALUATED = 200
 
@@ -55,7 +55,7 @@ def run(task: str, core: str, seed: int, args: argparse.Namespace) -> None:
         num_envs=args.envs,
         rollout=args.rollout,
         minibatches=8,
-        gamma=args.gamma or (0.9 if task.startswith("Concentration") else 0.5),
+        gamma=args.gamma if args.gamma is not None else 0.9 if task.startswith("Concentration") else 0.5,
         stagger=args.stagger,
         seed=seed,
     )
@@ -85,6 +85,7 @@ def run(task: str, core: str, seed: int, args: argparse.Namespace) -> None:
             "return": float(drawn.mean()),
             "greedy_return": float(greedy.mean()),
             "steps": trainer.done,
+            "policy_steps": trainer.policy_steps,
             "best_published": bar,
             "steps_to_best_published": crossed,
             "seconds": round(trainer.seconds, 1),

@@ -24,7 +24,8 @@ def test_a_run_is_trained_evaluated_saved_and_gone_on_with(
     first = run_main(monkeypatch, capsys, "recurrent", "CartPole-v1", *options)
     assert first.code == 0, first.err
     report = json.loads(first.out)
-    assert report["steps"] == 384
+    assert report["steps"] == report["policy_steps"] == 384
+    assert "kept the last policy: fewer than 200 episodes ended" in first.err
     assert report == {key: value for key, value in json.loads((out / "eval.json").read_text()).items() if key != "seed"}
     agent = RecurrentAgent.load(out, make_envs("CartPole-v1", 3))
     assert agent.network.sizes["core_options"] == {"history": 8}

@@ -17,10 +17,8 @@ from stm_rl.memory.core import MemoryCore
 from stm_rl.memory.gather import gather, gather_sum
 from stm_rl.memory.hashed import HashedCore
 from stm_rl.memory.linked import LinkedCore
-from stm_rl.memory.linked_walk import walk
+from stm_rl.memory.linked_walk import FRONT, MOVES, OLDER, STAY, walk
 from stm_rl.memory.matrix import MatrixCore
-
-FRONT, STAY, OLDER, NEWER = range(4)
 
 
 @pytest.fixture(autouse=True)
@@ -219,6 +217,20 @@ def reverse_replay(batch: int = 64, length: int = 12) -> tuple[Tensor, Tensor]:
     inputs[:, :length, 2:] = nn.functional.one_hot(symbols, 4)
     inputs[:, length:, 2] = 1
     return inputs, symbols.flip(1)
+
+
+def test_every_cursor_begins_as_one_that_walks() -> None:
+    """Of inputs behind a ReLU about half send it to the front, and nearly all of the others to the older ones."""
+    torch.manual_seed(0)
+    core = LinkedCore(64, 8, cursors=32)
+    with torch.no_grad():
+        inputs = torch.relu(torch.randn(2000, 1, 64) + 0.5)
+        _, moves = core._decisions(inputs, inputs.roll(1, 0))
+    chosen = moves.argmax(3).squeeze(1)
+    shares = torch.stack([(chosen == move).float().mean(0) for move in range(MOVES)], 1)
+    assert bool((shares[:, [FRONT, OLDER]] > 0.02).all())
+    assert float(shares[:, [FRONT, OLDER]].mean(0).min()) > 0.3
+    assert float(shares[:, [FRONT, OLDER]].sum(1).mean()) > 0.85
 
 
 def test_linked_core_learns_reverse_replay() -> None:

@@ -102,6 +102,11 @@ def test_actions_are_of_their_space_and_as_likely_as_drawn(space: spaces.Space[A
     assert bool((best >= log_probs - 1e-6).all())
 
 
+def a_collector(envs: SyncVectorEnv, gamma: float = 0.9, gae_lambda: float = 0.95, stagger: int = 0) -> Collector:
+    network = RecurrentNetwork(envs.single_observation_space, envs.single_action_space, "gru", 8)
+    return Collector(envs, network, gamma, gae_lambda, stagger)
+
+
 @pytest.mark.parametrize("core", list(CORES))
 def test_training_sees_what_acting_saw(core: str) -> None:
     """Run over a whole rollout from its stored state, the network gives the log-probabilities of acting again."""
@@ -111,7 +116,8 @@ def test_training_sees_what_acting_saw(core: str) -> None:
     with torch.no_grad():
         for weight in network.parameters():
             weight.mul_(1.5)
-    collector = Collector(envs, network, 0.9, 0.95, seed=0)
+    collector = Collector(envs, network, 0.9, 0.95)
+    collector.restart(0)
     for _ in range(2):  # the second rollout begins in the middle of episodes
         rollout = collector.collect(10)
         outputs, values, _ = network(rollout.observations, rollout.first, rollout.state)
@@ -121,30 +127,24 @@ def test_training_sees_what_acting_saw(core: str) -> None:
 
 
 def test_episodes_are_cut_where_they_end() -> None:
-    envs = recall_envs(2, length=4)
-    collector = Collector(
-        envs, RecurrentNetwork(envs.single_observation_space, envs.single_action_space, "gru", 8), 0.9, 0.95, 0
-    )
+    collector = a_collector(recall_envs(2, length=4))
+    collector.restart(0)
     rollout = collector.collect(9)
     assert rollout.first.tolist() == [[True, False, False, False, True, False, False, False, True]] * 2
     assert [length for _, length in rollout.episodes] == [4] * 4
 
 
 def test_staggered_environments_are_in_different_phases() -> None:
-    envs = recall_envs(8, length=20)
-    network = RecurrentNetwork(envs.single_observation_space, envs.single_action_space, "gru", 8)
-    collector = Collector(envs, network, 0.9, 0.95, 0, stagger=20)
+    collector = a_collector(recall_envs(8, length=20), stagger=20)
+    assert collector.restart(0) == 160
     begins = collector.collect(20).first.float().argmax(1)
     assert len(set(begins.tolist())) > 3
-    assert collector.warmup == 160
 
 
 def test_advantages_are_those_of_the_definition() -> None:
     """Against sums over the future, written out, with an end of an episode in between."""
-    envs = recall_envs(1)
-    network = RecurrentNetwork(envs.single_observation_space, envs.single_action_space, "gru", 8)
     gamma, lam = 0.9, 0.8
-    collector = Collector(envs, network, gamma, lam, 0)
+    collector = a_collector(recall_envs(1), gamma, lam)
     rng = np.random.default_rng(0)
     rewards, values = rng.normal(size=(5, 1)).astype(np.float32), rng.normal(size=(5, 1)).astype(np.float32)
     ends, last = np.array([[False], [True], [False], [False], [False]]), np.float32([0.7])
@@ -164,7 +164,9 @@ def test_a_time_limit_is_not_an_end() -> None:
         network = RecurrentNetwork(envs.single_observation_space, envs.single_action_space, "gru", 8)
         with torch.no_grad():
             network.critic[-1].bias.fill_(10.0)  # type: ignore[union-attr, operator]
-        rollout = Collector(envs, network, 0.9, 0.0, 0).collect(3)
+        collector = Collector(envs, network, 0.9, 0.0)
+        collector.restart(0)
+        rollout = collector.collect(3)
         sums[truncate] = float(rollout.advantages[0, 2])
     assert sums[True] - sums[False] == pytest.approx(9, abs=1)
 
@@ -174,6 +176,15 @@ def test_rewards_are_scaled_by_the_deviation_of_returns() -> None:
     for _ in range(300):
         scaled = scale(rng.normal(size=64) * 50, np.zeros(64, np.bool_))
     assert scaled.std() == pytest.approx((1 - 0.81) ** 0.5, rel=0.2)
+
+
+def test_no_return_reaches_over_a_new_beginning() -> None:
+    collector = a_collector(recall_envs(8, length=20), gamma=1.0, stagger=10)
+    assert collector.restart(0) == 80
+    np.testing.assert_array_equal(collector.scale.discounted, collector.sums)
+    collector.collect(5)
+    collector.restart(1)
+    np.testing.assert_array_equal(collector.scale.discounted, collector.sums)
 
 
 def settings(**changes: Any) -> RecurrentPPOSettings:
@@ -198,6 +209,73 @@ def test_the_same_seed_gives_the_same_policy() -> None:
         trainer = RecurrentPPOTrainer(recall_envs(16), settings(core="attention", steps=2_000, seed=3))
         results.append(torch.cat([weight.flatten() for weight in trainer.train().state_dict().values()]))
     assert torch.equal(*results)
+
+
+def test_what_a_later_update_spoils_is_not_what_is_kept(tmp_path: Path) -> None:
+    """Once the policy does well its weights are overwritten with noise, and training goes on from there."""
+    spoiled = 0
+
+    def spoil(steps: int, row: dict[str, float]) -> bool:
+        nonlocal spoiled
+        if not spoiled and trainer.best > 7:
+            spoiled = steps
+            with torch.no_grad():
+                for weight in trainer.network.parameters():
+                    weight.normal_()
+        return bool(spoiled) and steps > spoiled + 10 * 384
+
+    trainer = RecurrentPPOTrainer(recall_envs(16), settings(core="attention", steps=60_000, minibatches=2), spoil)
+    policy = trainer.train()
+    assert spoiled, trainer.recent
+    assert np.mean(trainer.recent) < trainer.best - 2
+    assert 0 < trainer.policy_steps <= spoiled
+    now, kept = (evaluate(network, recall_envs(8), 40, seed=99).mean() for network in (trainer.network, policy))
+    assert kept > 7 > now + 1
+
+    trainer.save_checkpoint(tmp_path)
+    resumed = RecurrentPPOTrainer(recall_envs(16), settings(core="attention", steps=trainer.done, minibatches=2))
+    resumed.load_checkpoint(tmp_path)
+    assert (resumed.best, resumed.policy_steps) == (trainer.best, trainer.policy_steps)
+    for name, value in resumed.train().state_dict().items():  # no step is left to be done
+        assert torch.equal(value, policy.state_dict()[name])
+
+
+def test_an_update_that_moves_the_policy_too_far_is_taken_back() -> None:
+    changes = {}
+    for max_kl in (0.1, 1e9):
+        trainer = RecurrentPPOTrainer(recall_envs(16), settings(core="gru", lr=0.3, max_kl=max_kl))
+        trainer.collector.restart(0)
+        rollout = trainer.collector.collect(24)
+        row = trainer._update(rollout)
+        log_probs, _, _ = trainer._outcomes(rollout, torch.arange(16))
+        changes[max_kl] = float((rollout.log_probs - log_probs).mean().detach())
+        assert row["taken_back"] == (max_kl == 0.1)
+    assert changes[0.1] < 0.2 < 1 < changes[1e9]
+
+
+def test_the_last_policy_is_kept_if_few_episodes_ended() -> None:
+    trainer = RecurrentPPOTrainer(recall_envs(16), settings(steps=800))
+    policy = trainer.train()
+    assert len(trainer.recent) < 200
+    assert trainer.policy_steps == trainer.done == 1152
+    for name, value in policy.state_dict().items():
+        assert torch.equal(value, trainer.network.state_dict()[name])
+
+
+def test_training_goes_on_with_scale_and_staggering(tmp_path: Path) -> None:
+    trainer = RecurrentPPOTrainer(recall_envs(16), settings(steps=500, stagger=10))
+    trainer.train()
+    assert trainer.done == 160 + 384
+    trainer.save_checkpoint(tmp_path)
+    resumed = RecurrentPPOTrainer(recall_envs(16), settings(steps=1_000, stagger=10))
+    resumed.load_checkpoint(tmp_path)
+    assert resumed.done == 544
+    assert resumed.recent == trainer.recent
+    assert resumed.collector.scale.numbers() == trainer.collector.scale.numbers()
+    assert resumed.collector.scale.count == 544
+    resumed.train()
+    assert resumed.done == 544 + 160 + 384  # staggered anew
+    assert resumed.collector.scale.count == resumed.done
 
 
 def test_training_stops_when_asked_to() -> None:

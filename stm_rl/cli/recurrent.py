@@ -18,7 +18,14 @@ from stm_rl.errors import StmError
 from stm_rl.evaluation.statistics import Bootstrap
 from stm_rl.files import reading, write_json
 from stm_rl.runs import Run
-from stm_rl_agents.recurrent import RecurrentAgent, RecurrentPPOSettings, RecurrentPPOTrainer, evaluate, make_envs
+from stm_rl_agents.recurrent import (
+    RecurrentAgent,
+    RecurrentNetwork,
+    RecurrentPPOSettings,
+    RecurrentPPOTrainer,
+    evaluate,
+    make_envs,
+)
 
 HELD_OUT = 1_000_000
 """Evaluation seeds are this much above that of training."""
@@ -73,12 +80,20 @@ def run_recurrent(
     else:
         values = {field.name: getattr(request, field.name) for field in fields(request)}
         run = Run.create(out, config_of(values, {"recurrent_ppo": settings.as_dict()}), force=force)
-    _train(trainer, run)
-    card = {"env": request.env, "seed": settings.seed, "steps": trainer.done}
-    RecurrentAgent(trainer.network).save(run.folder, card)
+    policy = _train(trainer, run)
+    card = {"env": request.env, "seed": settings.seed, "steps": trainer.policy_steps}
+    RecurrentAgent(policy).save(run.folder, card)
     if request.eval_episodes:
-        _evaluate(request, settings, trainer, run, as_json)
+        _evaluate(request, policy, trainer, run, as_json)
+    say(_kept(trainer))
     say(f"wrote {run.folder}")
+
+
+def _kept(trainer: RecurrentPPOTrainer) -> str:
+    if not trainer.best_weights:
+        return f"kept the last policy: fewer than {trainer.recent.maxlen} episodes ended, so none is known to be best"
+    of = f"of {trainer.policy_steps:,} of {trainer.done:,} steps"
+    return f"kept the policy {of}: the best mean return of {trainer.recent.maxlen} episodes, {trainer.best:.3f}"
 
 
 def _envs(env: str, count: int) -> Any:
@@ -90,7 +105,7 @@ def _envs(env: str, count: int) -> Any:
         ) from error
 
 
-def _train(trainer: RecurrentPPOTrainer, run: Run) -> None:
+def _train(trainer: RecurrentPPOTrainer, run: Run) -> RecurrentNetwork:
     total = trainer.settings.steps
     said = trainer.done
 
@@ -109,7 +124,7 @@ def _train(trainer: RecurrentPPOTrainer, run: Run) -> None:
 
         trainer.on_progress = progress
         try:
-            trainer.train()
+            return trainer.train()
         except KeyboardInterrupt:
             say_interrupted("recurrent", f"after {trainer.done:,} steps", run)
             raise
@@ -118,16 +133,17 @@ def _train(trainer: RecurrentPPOTrainer, run: Run) -> None:
 
 
 def _evaluate(
-    request: RecurrentRequest, settings: RecurrentPPOSettings, trainer: RecurrentPPOTrainer, run: Run, as_json: bool
+    request: RecurrentRequest, policy: RecurrentNetwork, trainer: RecurrentPPOTrainer, run: Run, as_json: bool
 ) -> None:
-    count = min(request.eval_episodes, 50)
-    returns = evaluate(trainer.network, _envs(request.env, count), request.eval_episodes, HELD_OUT + settings.seed)
+    settings, count = trainer.settings, min(request.eval_episodes, 50)
+    returns = evaluate(policy, _envs(request.env, count), request.eval_episodes, HELD_OUT + settings.seed)
     summary = Bootstrap(len(returns)).interval(np.atleast_2d(returns))
-    result = {"env": request.env, "core": settings.core, "steps": trainer.done, "episodes": len(returns)}
+    result = {"env": request.env, "core": settings.core, "steps": trainer.done}
+    result |= {"policy_steps": trainer.policy_steps, "episodes": len(returns)}
     write_json(run.folder / "eval.json", {**result, "seed": settings.seed, "return": summary})
     if as_json:
         print(json.dumps({**result, "return": summary}))
     else:
         low, high = summary["ci95"]
         print(f"{request.env} · {settings.core} · {len(returns)} new episodes: return {summary['mean']:.3f}", end=" ")
-        print(f"[{low:.3f}, {high:.3f}] after {trainer.done:,} steps")
+        print(f"[{low:.3f}, {high:.3f}] after {trainer.policy_steps:,} steps")

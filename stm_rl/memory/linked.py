@@ -9,7 +9,7 @@ from torch.nn import functional
 from stm_rl.errors import StmError
 from stm_rl.memory.core import MemoryCore, State
 from stm_rl.memory.gather import gather, gather_sum
-from stm_rl.memory.linked_walk import MOVES, Walk, walk
+from stm_rl.memory.linked_walk import FRONT, MOVES, NEWER, OLDER, STAY, Walk, walk
 
 SPREAD = 2.0
 """Standard deviation of the logits before anything is learned: cursors differ, and most know what they do."""
@@ -26,7 +26,10 @@ class LinkedCore(MemoryCore):
     Gate and moves depend on the current and the previous input alone, so all decisions of a sequence are known before
     its first step: the walk is done on integers without gradients, and all reading is done at once after it. The gate
     is a straight-through estimator (Bengio et al., Estimating or propagating gradients through stochastic neurons,
-    2013): a decision forwards, a sigmoid backwards. Moves get gradients through the weights of what is read.
+    2013): a decision forwards, a sigmoid backwards. Moves get gradients through the weights of what is read. That
+    improves a walk but hardly finds one, for whoever stands still learns only from the first step away from there. So
+    every cursor begins as one that walks: some inputs, half of them at random, send it to the front, and the others one
+    slot towards the older ones. The more cursors there are, the likelier one of them walks where that is of use.
 
     Args:
         input_size: Numbers in an input.
@@ -57,11 +60,23 @@ class LinkedCore(MemoryCore):
         self.output = nn.Sequential(
             nn.Linear(input_size + cursors * slot_size, output_size), nn.ReLU(), nn.Linear(output_size, output_size)
         )
-        with torch.no_grad():
-            self.decide.weight.normal_(0, SPREAD * (2 * input_size) ** -0.5)
-            self.decide.weight[0] *= 0.5 / SPREAD
-            self.decide.bias.zero_()
-            self.decide.bias[0] = 2.0  # keep most of what comes
+        self._begin()
+
+    @torch.no_grad()
+    def _begin(self) -> None:
+        """Set the decisions before anything is learned."""
+        weight, bias, cursors, inputs = self.decide.weight, self.decide.bias, self.cursors, self.input_size
+        scale = (2 * inputs) ** -0.5
+        weight.normal_(0, 0.5 * scale)
+        bias.zero_()
+        bias[0] = 2.0  # keep most of what comes
+        bias[1:].view(cursors, MOVES)[:, [STAY, NEWER]] = -1.0
+        directions = torch.randn(cursors, 2, inputs) * SPREAD * scale
+        if inputs > 1:  # without what inputs behind a ReLU have in common, which would send a cursor one way only
+            directions -= directions.mean(2, keepdim=True)
+        moves = weight[1:].view(cursors, MOVES, 2 * inputs)
+        moves[:, FRONT] += directions.flatten(1)
+        moves[:, OLDER] -= directions.flatten(1)
 
     def initial_state(self, batch: int) -> State:
         """Return empty slots in a list of any order, and all cursors in front; see :meth:`MemoryCore.initial_state`.

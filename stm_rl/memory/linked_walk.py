@@ -11,6 +11,7 @@ from torch import Tensor
 
 from stm_rl.memory.core import State
 
+FRONT, STAY, OLDER, NEWER = range(4)
 MOVES = 4
 """What a cursor chooses from: the front of the list, its own slot, the next older and the next newer one."""
 

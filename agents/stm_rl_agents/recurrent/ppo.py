@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections import deque
@@ -43,6 +44,9 @@ class RecurrentPPOSettings:
         entropy: Weight of the entropy bonus.
         value_weight: Weight of the value loss.
         clip: Clip range of the policy ratio.
+        max_kl: Nats that a rollout may move the policy away from the one that played it. An optimizer step that moves
+            it further is taken back, and the next rollout is played. Where memories make hard decisions, one step
+            may turn one over, and all that is read after it.
         stagger: Steps over which the environments begin, each at a random one. Give about the length of an episode
             where all are equally long and longer than a rollout: otherwise every rollout shows one phase only.
         max_grad_norm: Gradients are scaled down to this norm.
@@ -63,6 +67,7 @@ class RecurrentPPOSettings:
     entropy: float = 0.01
     value_weight: float = 0.5
     clip: float = 0.2
+    max_kl: float = 0.3
     stagger: int = 0
     max_grad_norm: float = 0.5
     seed: int = 0
@@ -77,7 +82,7 @@ class RecurrentPPOSettings:
         for name in ("gamma", "gae_lambda"):
             if not 0 <= getattr(self, name) <= 1:
                 raise StmError(f"{name} is {getattr(self, name)}; expected 0 to 1")
-        for name in ("lr", "clip", "max_grad_norm"):
+        for name in ("lr", "clip", "max_kl", "max_grad_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise StmError(f"{name} is {getattr(self, name)}; expected more than 0")
 
@@ -109,10 +114,20 @@ class RecurrentPPOTrainer:
     Each row of a minibatch is one environment's whole rollout. The memory starts from the state that it had when the
     rollout began and is reset where an episode begins, so no padding is needed and every step counts once.
 
+    The weights are kept with which the mean return of the last 200 training episodes was best, so that a later update
+    that does harm costs time and not the policy.
+
     Args:
         envs: Environments; see :func:`make_envs`. As many as ``settings.num_envs``.
         settings: How to train.
         on_progress: Called after each rollout with the steps done and the last metrics; return True to stop.
+
+    Attributes:
+        network: The policy as it is now.
+        done: Environment steps taken.
+        recent: Returns of the last training episodes, 200 at most.
+        best: The best mean of ``recent``, -inf before there were 200 episodes.
+        best_steps: How many steps the policy had been trained for that reached it.
     """
 
     def __init__(
@@ -134,24 +149,31 @@ class RecurrentPPOTrainer:
                 settings.core_options,
             )
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=settings.lr, eps=1e-5, fused=True)
-        self.collector = Collector(
-            envs, self.network, settings.gamma, settings.gae_lambda, settings.seed, settings.stagger
-        )
+        self.collector = Collector(envs, self.network, settings.gamma, settings.gae_lambda, settings.stagger)
         self.generator = torch.Generator().manual_seed(settings.seed + 1)
-        self.done = self.collector.warmup
+        self.playing = False
+        self.done, self.seconds = 0, 0.0
         self.recent: deque[float] = deque(maxlen=200)
-        self.seconds = 0.0
+        self.best, self.best_steps, self.best_weights = -math.inf, 0, dict[str, Tensor]()
 
     def train(self) -> RecurrentNetwork:
-        """Train to the end, or until ``on_progress`` asks to stop; return the network."""
+        """Train to the end, or until ``on_progress`` asks to stop.
+
+        Returns:
+            The policy to use, see :meth:`policy`.
+        """
         settings, start = self.settings, time.monotonic() - self.seconds
+        if not self.playing:
+            self.done += self.collector.restart(settings.seed + self.done)
+            self.playing = True
         while self.done < settings.steps:
             rate = settings.lr * (1 - 0.9 * self.done / settings.steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             rollout = self.collector.collect(settings.rollout)
-            self.done += settings.num_envs * settings.rollout
             self.recent.extend(total for total, _ in rollout.episodes)
+            self._keep_best()  # the weights that played, before they change
+            self.done += settings.num_envs * settings.rollout
             row = self._update(rollout)
             self.seconds = time.monotonic() - start
             if self.recent:
@@ -159,16 +181,34 @@ class RecurrentPPOTrainer:
             row["seconds"] = self.seconds
             if self.on_progress(self.done, row):
                 break
-        return self.network
+        return self.policy()
+
+    def policy(self) -> RecurrentNetwork:
+        """Return a copy of the network as it was at its best; as it is now if there were too few episodes to tell."""
+        policy = copy.deepcopy(self.network)
+        if self.best_weights:
+            policy.load_state_dict(self.best_weights)
+        return policy
+
+    @property
+    def policy_steps(self) -> int:
+        """How many steps :meth:`policy` was trained for."""
+        return self.best_steps if self.best_weights else self.done
 
     def save_checkpoint(self, folder: Path) -> None:
-        """Write network, optimizer, and how far training has come to ``folder``."""
+        """Write the network as it is and as it was at its best, the optimizer, and how far training has come."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_tensors(folder / "state.safetensors", packed(self.network, self.optimizer))
-        write_json(folder / "state.json", {"done": self.done, "seconds": self.seconds})
+        best = {f"best.{name}": value for name, value in self.best_weights.items()}
+        write_tensors(folder / "state.safetensors", packed(self.network, self.optimizer) | best)
+        state: dict[str, Any] = {"done": self.done, "seconds": self.seconds, "best_steps": self.best_steps}
+        state["best"] = self.best if self.best_weights else None  # JSON knows no infinity
+        state |= {"reward_scale": self.collector.scale.numbers(), "recent": list(self.recent)}
+        write_json(folder / "state.json", state)
 
     def load_checkpoint(self, folder: Path) -> None:
         """Go on from what :meth:`save_checkpoint` wrote; episodes begin anew, with other seeds than at the start.
+
+        If they are staggered, the steps that takes are counted again when training goes on.
 
         Raises:
             StmError: There is no readable checkpoint.
@@ -177,34 +217,70 @@ class RecurrentPPOTrainer:
         with saved(folder, "state", "checkpoint", advice) as (state, tensors):
             unpack(tensors, self.network, self.optimizer)
             self.done, self.seconds = int(state["done"]), float(state["seconds"])
-        self.collector.restart(self.settings.seed + self.done)
+            prefix = "best."
+            self.best_weights = {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
+            self.best = -math.inf if state["best"] is None else float(state["best"])
+            self.best_steps, self.recent = int(state["best_steps"]), deque(state["recent"], self.recent.maxlen)
+            self.collector.scale.restore(state["reward_scale"])
+        self.playing = False
+
+    def _keep_best(self) -> None:
+        if len(self.recent) == self.recent.maxlen and (mean := float(np.mean(self.recent))) > self.best:
+            self.best, self.best_steps = mean, self.done
+            self.best_weights = _copied(self.network)
 
     def _update(self, rollout: Rollout) -> dict[str, float]:
         settings, network = self.settings, self.network
         targets = rollout.advantages + rollout.values
         advantages = (rollout.advantages - rollout.advantages.mean()) / (rollout.advantages.std() + 1e-8)
+        parts = [rows for _ in range(settings.epochs) for rows in self._parts()]
         sums = {"policy_loss": 0.0, "value_loss": 0.0, "entropy": 0.0, "kl": 0.0}
-        for _ in range(settings.epochs):
-            order = torch.randperm(settings.num_envs, generator=self.generator)
-            for rows in order.chunk(settings.minibatches):
-                state = {name: value[rows] for name, value in rollout.state.items()}
-                outputs, values, _ = network(rollout.observations[rows], rollout.first[rows], state)
-                log_probs, entropy = network.actions.evaluate(outputs, rollout.actions[rows])
-                change = log_probs - rollout.log_probs[rows]
-                ratio = change.exp()
-                clipped = ratio.clamp(1 - settings.clip, 1 + settings.clip)
-                policy_loss = -torch.min(ratio * advantages[rows], clipped * advantages[rows]).mean()
-                value_loss = 0.5 * (values - targets[rows]).square().mean()
-                loss = policy_loss + settings.value_weight * value_loss - settings.entropy * entropy.mean()
-                self.optimizer.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(network.parameters(), settings.max_grad_norm)
-                self.optimizer.step()
-                kl = (ratio.detach() - 1 - change.detach()).mean()
-                for name, value in zip(sums, (policy_loss, value_loss, entropy.mean(), kl), strict=True):
-                    sums[name] += _number(value)
-        return {name: value / (settings.epochs * settings.minibatches) for name, value in sums.items()}
+        before, taken_back, updates = _copied(network), False, 0
+        for rows in parts:
+            log_probs, entropy, values = self._outcomes(rollout, rows)
+            change = log_probs - rollout.log_probs[rows]
+            ratio = change.exp()
+            kl = _kl(change.detach())
+            if taken_back := kl > settings.max_kl:
+                break
+            clipped = ratio.clamp(1 - settings.clip, 1 + settings.clip)
+            policy_loss = -torch.min(ratio * advantages[rows], clipped * advantages[rows]).mean()
+            value_loss = 0.5 * (values - targets[rows]).square().mean()
+            loss = policy_loss + settings.value_weight * value_loss - settings.entropy * entropy.mean()
+            self.optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), settings.max_grad_norm)
+            before = _copied(network)
+            self.optimizer.step()
+            updates += 1
+            numbers = (policy_loss.item(), value_loss.item(), entropy.mean().item(), kl)
+            for name, value in zip(sums, numbers, strict=True):
+                sums[name] += value
+        else:
+            with torch.no_grad():
+                log_probs, _, _ = self._outcomes(rollout, parts[-1])
+            taken_back = _kl(log_probs - rollout.log_probs[parts[-1]]) > settings.max_kl
+        if taken_back:
+            network.load_state_dict(before)
+        return {name: value / max(updates, 1) for name, value in sums.items()} | {"taken_back": float(taken_back)}
+
+    def _parts(self) -> tuple[Tensor, ...]:
+        return torch.randperm(self.settings.num_envs, generator=self.generator).chunk(self.settings.minibatches)
+
+    def _outcomes(self, rollout: Rollout, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return log-probabilities of the actions, entropies and values as the network sees them now."""
+        state = {name: value[rows] for name, value in rollout.state.items()}
+        outputs, values, _ = self.network(rollout.observations[rows], rollout.first[rows], state)
+        return *self.network.actions.evaluate(outputs, rollout.actions[rows]), values
 
 
-def _number(value: Tensor) -> float:
-    return float(value.detach())
+def _copied(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def _kl(change: Tensor) -> float:
+    """Estimate the KL divergence of two policies, in nats, from log-probabilities of actions of the first.
+
+    See Schulman, Approximating KL divergence, 2020: unbiased, and never negative.
+    """
+    return float((change.exp() - 1 - change).mean())

@@ -59,38 +59,47 @@ class _Step:
 
 
 class RewardScale:
-    """Divides rewards by the running deviation of discounted returns, so that one learning rate fits all tasks."""
+    """Divides rewards by the running deviation of discounted returns, so that one learning rate fits all tasks.
+
+    Args:
+        envs: Number of environments.
+        gamma: Discount.
+    """
 
     def __init__(self, envs: int, gamma: float) -> None:
         self.gamma, self.discounted = gamma, np.zeros(envs)
         self.count, self.mean, self.squares = 0.0, 0.0, 0.0
+
+    def numbers(self) -> dict[str, float]:
+        """Return the running numbers, for a checkpoint: :meth:`restore` goes on from them."""
+        return {"count": self.count, "mean": self.mean, "squares": self.squares}
+
+    def restore(self, numbers: dict[str, float]) -> None:
+        """Go on from what :meth:`numbers` returned."""
+        self.count, self.mean, self.squares = (float(numbers[name]) for name in ("count", "mean", "squares"))
 
     def __call__(self, rewards: NDArray[Any], ended: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Return rewards of one step of every environment, scaled."""
         self.discounted = self.discounted * self.gamma + rewards
         count = self.count + len(rewards)
         gap = self.discounted.mean() - self.mean
-        self.squares += self.discounted.var() * len(rewards) + gap**2 * self.count * len(rewards) / count
-        self.mean += gap * len(rewards) / count
+        self.squares += float(self.discounted.var() * len(rewards) + gap**2 * self.count * len(rewards) / count)
+        self.mean += float(gap * len(rewards) / count)
         self.count = count
         self.discounted[ended] = 0
         return np.asarray(rewards / (np.sqrt(self.squares / self.count) + 1e-8), np.float32)
 
 
 class Collector:
-    """Steps environments with a recurrent policy.
+    """Steps environments with a recurrent policy; :meth:`restart` comes first.
 
     Args:
         envs: Environments that begin the next episode in the step that ends one (``AutoresetMode.SAME_STEP``).
         network: The policy.
         gamma: Discount.
         gae_lambda: Lambda of generalised advantage estimation.
-        seed: Seeds environments and actions.
         stagger: Steps over which the environments begin, each at a random one, so that episodes of one length are not
             all in the same phase.
-
-    Attributes:
-        warmup: Environment steps taken while staggering.
 
     Raises:
         StmError: The environments reset in another way.
@@ -102,19 +111,23 @@ class Collector:
         network: RecurrentNetwork,
         gamma: float,
         gae_lambda: float,
-        seed: int,
         stagger: int = 0,
     ) -> None:
         mode = envs.metadata.get("autoreset_mode")
         if mode != AutoresetMode.SAME_STEP:
             raise StmError(f"the vector environment's autoreset_mode is {mode}; make it with AutoresetMode.SAME_STEP")
         self.envs, self.network, self.gamma, self.gae_lambda = envs, network, gamma, gae_lambda
-        self.stagger, self.warmup = stagger, stagger * envs.num_envs
-        self.scale = RewardScale(envs.num_envs, gamma)
-        self.restart(seed)
+        self.stagger, self.scale = stagger, RewardScale(envs.num_envs, gamma)
 
-    def restart(self, seed: int) -> None:
-        """Begin all episodes anew."""
+    def restart(self, seed: int) -> int:
+        """Begin all episodes anew, with memories that hold nothing.
+
+        Args:
+            seed: Seeds environments and actions.
+
+        Returns:
+            The environment steps that staggering took.
+        """
         envs, stagger = self.envs, self.stagger
         self.generator = torch.Generator().manual_seed(seed)
         observation, _ = envs.reset(seed=seed)
@@ -122,6 +135,7 @@ class Collector:
         self.first = torch.ones(envs.num_envs, dtype=torch.bool)
         self.state = detached(self.network.core.initial_state(envs.num_envs))
         self.sums, self.steps = np.zeros(envs.num_envs), np.zeros(envs.num_envs, np.int64)
+        self.scale.discounted[:] = 0
         starts = np.random.default_rng(seed).integers(max(1, stagger), size=envs.num_envs)
         for step in range(stagger):
             self._play()
@@ -129,7 +143,8 @@ class Collector:
                 observation, _ = envs.reset(options={"reset_mask": begin})
                 self.observation = self._flat(observation)
                 self.first |= torch.from_numpy(begin)
-                self.sums[begin], self.steps[begin] = 0, 0
+                self.sums[begin], self.steps[begin], self.scale.discounted[begin] = 0, 0, 0
+        return stagger * envs.num_envs
 
     def _flat(self, observation: Any) -> Tensor:
         return torch.from_numpy(self.network.flatten(observation))
