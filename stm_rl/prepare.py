@@ -49,8 +49,8 @@ class Prepared:
         return len(self.transcript)
 
 
-Asked = tuple[Prepared, int, Sequence[int]]
-"""A transcript, the turn to be predicted in it, and the turns read from memory."""
+Asked = tuple[Prepared, int, Sequence[int | str]]
+"""A transcript, the turn to be predicted in it, and the turns read from memory, or lines that stand for turns."""
 
 SILENCE = "..."
 """Stands for a turn that a model left blank."""
@@ -119,20 +119,18 @@ class Preparer:
         self,
         prepared: Prepared,
         turn: int,
-        reads: Sequence[int] = (),
+        reads: Sequence[int | str] = (),
         start: int | None = None,
-        read_lines: Sequence[str] | None = None,
     ) -> str:
         """Return the text in front of ``turn``, without the turns that the model cannot read.
 
         Args:
             prepared: The transcript.
             turn: Index of the turn to be predicted, at least 1.
-            reads: Indices of the turns read from memory, ascending.
+            reads: Indices of the turns read from memory, ascending, or lines that stand for turns.
             start: First turn of the window; by default ``turn - window``.
-            read_lines: Read these lines instead of turns.
         """
-        return self._fitted(prepared, turn, reads, start, read_lines)[0]
+        return self._fitted(prepared, turn, reads, start)[0]
 
     def gains(self, asked: Sequence[Asked], whole: bool = False) -> NDArray[np.float64]:
         """Return log p(turn | reads, window) - log p(turn | window) in nats, shape ``(len(asked),)``.
@@ -171,9 +169,7 @@ class Preparer:
             asked: Transcripts and the turns to be predicted in them.
             lines: A line for each, read alone.
         """
-        contexts = [
-            self.context(item, turn, read_lines=[text]) for (item, turn), text in zip(asked, lines, strict=True)
-        ]
+        contexts = [self.context(item, turn, [text]) for (item, turn), text in zip(asked, lines, strict=True)]
         contexts += [self.context(item, turn) for item, turn in asked]
         scores = self.scorer.score(contexts, [item.targets[turn] for item, turn in asked] * 2)
         return scores[: len(asked)] - scores[len(asked) :]
@@ -228,9 +224,8 @@ class Preparer:
         self,
         item: Prepared,
         turn: int,
-        reads: Sequence[int] = (),
+        reads: Sequence[int | str] = (),
         start: int | None = None,
-        read_lines: Sequence[str] | None = None,
         *,
         whole: bool = False,
         spare: int = 0,
@@ -242,7 +237,7 @@ class Preparer:
         if whole:
             reads, start = (), 0
         first = max(0, turn - self.window if start is None else start)
-        quoted = [item.lines[i] for i in reads] if read_lines is None else read_lines
+        quoted = [one if isinstance(one, str) else item.lines[one] for one in reads]
         speaker = item.transcript.turns[turn].speaker
         return self._contexts(quoted, item.lines[first:turn], speaker, "" if spare else item.targets[turn], spare)
 

@@ -67,6 +67,9 @@ class Episodes:
     is still in the window, or the second read of a slot, puts nothing in front of the model and costs
     nothing; nor does the write of a turn that may not be written. In ``generate`` mode the model then writes
     turn ``t + 1`` if it is one of its own, and its text takes the place of the true one.
+
+    An agent with words of its own may also :meth:`note` a line that a write keeps in place of the turn, and
+    :meth:`forget` a slot.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class Episodes:
         self.view = View(self.memory, self.encoder.dimension, self.settings.window)
         self.current: list[Prepared] = []
         self.written: list[dict[int, str]] = [{} for _ in range(n)]
+        self.notes: list[dict[int, str]] = [{} for _ in range(n)]
         self._authored: list[NDArray[np.bool_]] = [np.zeros(0, bool)] * n
 
     def _check_reward(self) -> None:
@@ -128,6 +132,7 @@ class Episodes:
             self.current[row] = item
             self.transcript_index[row] = index
             self.written[row] = {}
+            self.notes[row] = {}
             if self.settings.mode == GENERATE:
                 self._authored[row] = self.settings.authored(item.transcript)
         limit = self.settings.max_steps or np.iinfo(np.int64).max
@@ -135,6 +140,25 @@ class Episodes:
         self.step_index[rows] = 0
         self.memory.clear(rows)
         self.view.start(rows, prepared)
+
+    def note(self, row: int, text: str) -> None:
+        """Keep a line in place of the current turn, if this step writes it.
+
+        Reads put the line in front of the model. Observations show the turn that it was made of.
+        """
+        self.notes[row][int(self.step_index[row])] = text
+
+    def forget(self, row: int, slot: int) -> None:
+        """Empty a slot, 1 to K, before this step's write."""
+        if not 1 <= slot <= self.settings.slots:
+            raise StmError(f"slot {slot} cannot be forgotten; expected 1 to {self.settings.slots}")
+        self.memory.empty(np.array([row]), np.array([slot - 1]))
+        self.view.empty(np.array([row]), np.array([slot - 1]))
+
+    def held(self, row: int) -> list[str | None]:
+        """Return the line that each slot of an episode holds; None: it is free."""
+        item, notes = self.current[row], self.notes[row]
+        return [None if t == EMPTY else notes.get(t, item.lines[t]) for t in self.memory.turn[row].tolist()]
 
     def step(self, rows: NDArray[np.int64], actions: NDArray[np.int64]) -> StepResult:
         """Play one step of the episodes ``rows``; see :meth:`begin`."""
@@ -203,7 +227,7 @@ class Episodes:
         texts, plain = [""] * len(rows), [""] * len(rows)
         if self.settings.mode == GENERATE:
             own = [i for i, (row, at) in enumerate(zip(rows, step, strict=True)) if self._authored[row][at + 1]]
-            asked = [(self.current[rows[i]], int(step[i]) + 1, reads[i]) for i in own]
+            asked = [(self.current[rows[i]], int(step[i]) + 1, self._lines(rows[i], reads[i])) for i in own]
             pairs = self.prepare.write(asked, self.settings.full_context, self.settings.max_new_tokens) if own else []
             for i, pair in zip(own, pairs, strict=True):
                 texts[i], plain[i] = pair
@@ -245,7 +269,7 @@ class Episodes:
         """
         whole = self.settings.full_context
         scored = [i for i, found in enumerate(reads) if found or whole] if self.engine else []
-        asked = [(self.current[rows[i]], int(step[i]) + 1, reads[i]) for i in scored]
+        asked = [(self.current[rows[i]], int(step[i]) + 1, self._lines(rows[i], reads[i])) for i in scored]
         pending = self.prepare.ask(asked, whole, ahead=self.settings.mode != GENERATE) if scored else None
 
         def finish() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -255,6 +279,10 @@ class Episodes:
             return gain, left_out
 
         return finish
+
+    def _lines(self, row: int, turns: list[int]) -> list[int | str]:
+        """Return turns that are read, or the notes that stand for them."""
+        return [self.notes[row].get(turn, turn) for turn in turns]
 
     def needed_turns(self, row: int, step: int) -> tuple[int, ...]:
         """Return the turns outside the window that the turn after ``step`` depends on."""
@@ -300,6 +328,7 @@ class Episodes:
             "step_index": self.step_index.copy(),
             "transcript_index": self.transcript_index.copy(),
             "written": [dict(texts) for texts in self.written],
+            "notes": [dict(texts) for texts in self.notes],
             "overlap_since": self.view.overlap_since.copy(),
         }
 
@@ -308,6 +337,7 @@ class Episodes:
         self.start(np.arange(self.n), state["transcript_index"].tolist())
         self.memory.set_state(state["memory"])
         self.step_index = state["step_index"].copy()
+        self.notes = [dict(texts) for texts in state["notes"]]
         for row, texts in enumerate(state["written"]):
             for turn, text in texts.items():
                 self._replace_turn(row, turn, text)

@@ -75,10 +75,10 @@ class Turns:
         for name, values in vars(self).items():
             values[places] = getattr(other, name)[others]
 
-    def clear(self, rows: IntArray) -> None:
-        """Empty the places whose first index is in ``rows``."""
-        self.vectors[rows] = self.features[rows] = 0
-        self.words[rows] = self.speakers[rows] = self.names[rows] = -1
+    def empty(self, places: tuple[IntArray, ...]) -> None:
+        """Empty places; indices of the first axes alone empty all behind them."""
+        self.vectors[places] = self.features[places] = 0
+        self.words[places] = self.speakers[places] = self.names[places] = -1
 
 
 class View:
@@ -126,7 +126,7 @@ class View:
 
     def start(self, rows: IntArray, items: Sequence[Prepared]) -> None:
         """Show the first turns of episodes that begin with empty memories."""
-        self._slots.clear(rows)
+        self._slots.empty((rows,))
         self._recent[rows] = self._overlap[rows] = self._overlap_previous[rows] = self.overlap_since[rows] = 0
         self._named_by_turn[rows] = self._names_speaker[rows] = False
         self._previous_words[rows] = self._previous_speaker[rows] = -1
@@ -136,6 +136,13 @@ class View:
         """Show that the current turns of ``rows`` have been written to ``slots``, one each, shape ``(m,)``."""
         self._slots.copy((rows, slots), self._now, rows)
         self._overlap[rows, slots] = (self._now.words[rows] >= 0).any(-1)  # a turn is all that it holds itself
+
+    def empty(self, rows: IntArray, slots: IntArray) -> None:
+        """Show that slots of ``rows`` hold nothing any more, shape ``(m,)``."""
+        self._slots.empty((rows, slots))
+        for values in (self._overlap, self._overlap_previous, self.overlap_since):
+            values[rows, slots] = 0
+        self._named_by_turn[rows, slots] = self._names_speaker[rows, slots] = False
 
     def advance(self, rows: IntArray, items: Sequence[Prepared], turns: Sequence[int], written: IntArray) -> None:
         """Show the next turns of episodes.

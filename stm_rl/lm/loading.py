@@ -15,6 +15,8 @@ from stm_rl.errors import StmError
 
 EMBEDDED = "tiny"
 """Name of the model that ships with the package."""
+EMBEDDED_TOOLS = "tiny-tools"
+"""Name of the same model after it has learned to call memory tools, where ``stm-rl finetune`` starts."""
 PROBLEMS = (OSError, ValueError, RuntimeError, AssertionError, SafetensorError)
 """What transformers raises for models that cannot be found or read, and torch for devices that are not there."""
 
@@ -24,7 +26,7 @@ def load_pretrained(auto_class: Any, name: str | Path, device: str, dtype: str) 
 
     Args:
         auto_class: Which of transformers' auto classes makes the model.
-        name: ``tiny`` (the embedded model), a folder, or a Hub id such as ``Qwen/Qwen3-0.6B``.
+        name: ``tiny`` or ``tiny-tools`` (the embedded models), a folder, or a Hub id such as ``Qwen/Qwen3-0.6B``.
         device: A torch device, or ``auto`` for a GPU if there is one.
         dtype: A torch dtype such as ``float32`` or ``bfloat16``.
 
@@ -66,8 +68,8 @@ def is_masked(name: str | Path) -> bool:
 
 
 def source_of(name: str | Path) -> str | Path:
-    """Return where transformers finds the model ``name``: the package's folder for the embedded one."""
-    return Path(__file__).parent / EMBEDDED if str(name) == EMBEDDED else name
+    """Return where transformers finds the model ``name``: a folder of the package for the embedded ones."""
+    return Path(__file__).parent / name if str(name) in (EMBEDDED, EMBEDDED_TOOLS) else name
 
 
 def device_of(name: str) -> str:

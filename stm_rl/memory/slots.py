@@ -50,6 +50,11 @@ class SlotMemory:
         self.turn[rows] = self.written[rows] = self.last_read[rows] = EMPTY
         self.reads[rows] = 0
 
+    def empty(self, rows: IntArray, slot: IntArray) -> None:
+        """Empty single slots, 0 to K - 1, shape ``(m,)`` each."""
+        self.turn[rows, slot] = self.written[rows, slot] = self.last_read[rows, slot] = EMPTY
+        self.reads[rows, slot] = 0
+
     def write(self, rows: IntArray, slot: IntArray, turn: IntArray, step: IntArray) -> IntArray:
         """Put turns into slots.
 

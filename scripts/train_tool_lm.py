@@ -1,0 +1,204 @@
+#!/usr/bin/env python3
+"""Teach a small language model the format of memory tool calls, as a start for ``stm-rl finetune``.
+
+Single decisions in states that are made up: some slots hold facts, distractors and small talk of the procedural
+worlds, in any slots; what has just been said asks about a fact, changes one, states a new one, or needs
+nothing. Most words are random at first, so that the model cannot guess and has to look up in which slot the thing is
+that a turn is about. Nothing here looks ahead, and no transcript is played: what is worth keeping is left to
+imitation and reinforcement learning.
+
+    python scripts/train_tool_lm.py --steps 3000 --out runs/tool-lm
+    stm-rl finetune --method sft --model runs/tool-lm --out runs/sft
+
+It starts from the embedded model. Prints the loss and the share of decisions that are right to the last token.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from train_tiny_lm import WORLDS, Corpus
+
+from stm_rl.lm.prompt import line
+from stm_rl.worlds.relation import Fact
+from stm_rl_agents.language.chat import load_policy_model, state_text
+from stm_rl_agents.language.tools import Decision
+
+SLOTS = (4, 4, 4, 2, 6, 8)
+"""Numbers of slots, as often as listed."""
+POOL = 2048
+"""Samples sorted by length at a time."""
+
+
+class Drills(Corpus):
+    """Endless made-up states with the decision that is right in them."""
+
+    def decision(self, random_words: float) -> tuple[str, Decision] | None:
+        """Return what a model is shown and what it should do; None if the draw makes no sense."""
+        world = self.pick(WORLDS)()
+        if self.rng.random() < random_words:
+            world = self.with_random_words(world, 12)
+        script = world.script(self.rng)
+        slots = self.pick(SLOTS)
+        relations = [self.pick(script.relations) for _ in range(3)]
+        held: list[tuple[str, Fact | None]] = []
+        for _ in range(int(self.rng.integers(0, slots + 1))):
+            relation = self.pick(relations)
+            fact = Fact(relation, script.new_key(relation), script.entity(relation.value))
+            draw = self.rng.random()
+            if draw < 0.2:
+                script.tell_distractor()
+                held.append((line(script.turns[-1]), None))
+            elif any(known is not None and known.id == fact.id for _, known in held):
+                continue
+            else:
+                turn = script.tell_fact(fact, "message" if draw < 0.4 else "fact")
+                held.append((line(script.turns[turn]), fact))
+        places = sorted(self.rng.permutation(slots)[: len(held)].tolist())
+        order = self.rng.permutation(len(held)).tolist()
+        memory: list[str | None] = [None] * slots
+        facts: dict[int, Fact] = {}
+        for place, number in zip(places, order, strict=True):
+            memory[place], fact = held[number]
+            if fact is not None:
+                facts[place + 1] = fact
+        start = len(script.turns)
+        found = self._event(script, memory, facts, relations)
+        if found is None or len(script.turns) == start:
+            return None
+        window = [line(turn) for turn in script.turns[max(start - 1, 0) :]][-2:]
+        if self.rng.random() < 0.5:  # what stands before is as often small talk
+            window = [line(self.transcript(random_words).turns[int(self.rng.integers(10))]), window[-1]]
+        return state_text(memory, window), found
+
+    def _event(self, script: Any, memory: list[str | None], facts: dict[int, Fact], relations: Any) -> Decision | None:
+        """Let something be said; return what to do about it."""
+        draw = self.rng.random()
+        if draw < 0.45 and facts:
+            slot = self.pick(list(facts))
+            script.tell_ask((facts[slot],))
+            return Decision(reads=(slot,))
+        if draw < 0.6 and facts:
+            slot = self.pick(list(facts))
+            old = facts[slot]
+            if not old.relation.updates[0]:
+                return None
+            script.tell_update(Fact(old.relation, old.key, script.entity(old.relation.value)))
+            return Decision(slot)
+        relation = self.pick(relations)
+        fact = Fact(relation, script.new_key(relation), script.entity(relation.value))
+        if any(known.id == fact.id for known in facts.values()):
+            return None
+        if draw < 0.8:
+            if None not in memory:
+                return None
+            turn = script.tell_fact(fact, "fact")
+            del script.turns[turn + 1 :]
+            return Decision(memory.index(None) + 1)
+        if draw < 0.85:
+            script.tell_ask((fact,))  # about what the memory does not hold
+        elif draw < 0.95:
+            script.tell_distractor()
+        else:
+            script.tell_filler()
+        return Decision()
+
+    def decisions(self, progress: float) -> Iterator[tuple[str, Decision]]:
+        """Yield samples for a moment of training (0 at its start, 1 at its end)."""
+        random_words = 0.9 if progress < 0.5 else 0.3
+        while True:
+            try:
+                sample = self.decision(random_words)
+            except ValueError:  # a world has run out of names
+                continue
+            if sample is not None:
+                yield sample
+
+
+def encode(tokenizer: Any, text: str, decision: Decision) -> tuple[list[int], int]:
+    """Return the tokens of a prompt and of the decision, and how many are the prompt's."""
+    asked = [{"role": "user", "content": text}]
+    options: Any = {"tokenize": False}
+    prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True, **options)
+    whole = tokenizer.apply_chat_template([*asked, decision.message()], **options)
+    backend = tokenizer.backend_tokenizer
+    before = backend.encode(prompt, add_special_tokens=False).ids
+    return before + backend.encode(whole[len(prompt) :], add_special_tokens=False).ids, len(before)
+
+
+def batches(drills: Drills, tokenizer: Any, tokens: int, progress: list[float]) -> Iterator[Any]:
+    """Yield (ids, labels) padded on the right, about ``tokens`` tokens each, similar lengths together."""
+    while True:
+        samples = drills.decisions(progress[0])
+        pool = sorted((encode(tokenizer, *next(samples)) for _ in range(POOL)), key=lambda pair: len(pair[0]))
+        groups: list[list[tuple[list[int], int]]] = [[]]
+        for pair in pool:
+            if (len(groups[-1]) + 1) * len(pair[0]) > tokens:
+                groups.append([])
+            groups[-1].append(pair)
+        drills.rng.shuffle(groups)  # type: ignore[arg-type]
+        for group in groups:
+            width = max(len(ids) for ids, _ in group)
+            yield (
+                torch.tensor([ids + [tokenizer.pad_token_id] * (width - len(ids)) for ids, _ in group]),
+                torch.tensor([[-100] * n + ids[n:] + [-100] * (width - len(ids)) for ids, n in group]),
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/tool-lm"), help="folder to write")
+    parser.add_argument("--base", default="tiny", help="model to start from")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--tokens", type=int, default=4096, help="tokens per batch")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.manual_seed(args.seed)
+    torch.set_num_threads(args.threads)
+    model, tokenizer = load_policy_model(args.base)
+    drills, progress = Drills(args.seed + 1), [0.0]
+    words = map(tokenizer.decode, range(259, len(tokenizer)))
+    drills.words = [word.strip() for word in words if word.strip().isalpha()]
+    source = batches(drills, tokenizer, args.tokens, progress)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01)
+    began, log = time.monotonic(), []
+    sums = torch.zeros(4, dtype=torch.double)
+    for step in range(1, args.steps + 1):
+        progress[0] = step / args.steps
+        ids, labels = next(source)
+        rate = args.lr * min(1.0, step / 100) * (0.5 + 0.5 * math.cos(math.pi * progress[0])) + 1e-5
+        optimizer.param_groups[0]["lr"] = rate
+        hidden = model.model(ids, use_cache=False).last_hidden_state[:, :-1]
+        keep = labels[:, 1:] != -100
+        logits, wanted = model.lm_head(hidden[keep]), labels[:, 1:][keep]
+        loss = torch.nn.functional.cross_entropy(logits, wanted)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        wrong = torch.zeros_like(keep)
+        wrong[keep] = logits.argmax(-1) != wanted
+        sums += torch.tensor([loss.item(), 1, (~wrong.any(1)).sum(), len(ids)])
+        if step % 100 == 0:
+            row = {"step": step, "loss": float(sums[0] / sums[1]), "right": float(sums[2] / sums[3])}
+            log.append({name: round(value, 4) for name, value in row.items()})
+            spent = time.monotonic() - began
+            print(f"step {step:6d}  loss {row['loss']:.3f}  right {row['right']:.1%}  {spent:.0f}s", flush=True)
+            sums.zero_()
+    model.save_pretrained(args.out)
+    tokenizer.save_pretrained(args.out)
+    settings = {name: value for name, value in vars(args).items() if name != "out"}
+    (args.out / "training.json").write_text(json.dumps({"settings": settings, "log": log}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
