@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Compare the speed of recurrent PPO with that of sb3-contrib: same environment, LSTM, network size and epochs.
 
-All train in turns in the same process, so that a busy machine slows all; the ratio is reported of each round.
+All train in turns in the same process, so that a busy machine slows all; the ratio is reported of each round. Since a
+machine may be busier in one turn than in the next, the ratios are also given for steps per second of processor time,
+which on an idle machine is the same: all run on one thread. Making environments and networks is not counted.
 sb3-contrib trains once with minibatches as large as ours and once with those of its defaults (128 steps).
 
     python scripts/bench_recurrent.py --env CartPole-v1 --rounds 3 --json docs/bench_recurrent.json
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +26,21 @@ from stable_baselines3.common.env_util import make_vec_env
 from stm_rl.files import write_json
 from stm_rl_agents.recurrent import RecurrentPPOSettings, RecurrentPPOTrainer, make_envs
 
-CORES = ("lstm", "linear", "attention", "linked")
+CORES = ("lstm", "gru", "linear", "attention", "linked")
 
 
-def ours(env: str, core: str, args: argparse.Namespace) -> float:
-    """Return environment steps a second."""
+Speed = tuple[float, float]
+"""Environment steps a second, and a second of processor time."""
+
+
+def timed(train: Callable[[], object], done: Callable[[], int]) -> Speed:
+    wall, processor = time.monotonic(), time.process_time()
+    train()
+    return done() / (time.monotonic() - wall), done() / (time.process_time() - processor)
+
+
+def ours(env: str, core: str, args: argparse.Namespace) -> Speed:
+    """Train our policy."""
     settings = RecurrentPPOSettings(
         core=core,
         width=args.width,
@@ -36,14 +49,14 @@ def ours(env: str, core: str, args: argparse.Namespace) -> float:
         rollout=args.rollout,
         minibatches=args.minibatches,
         epochs=args.epochs,
+        max_kl=1e9,  # every epoch to its end
     )
     trainer = RecurrentPPOTrainer(make_envs(env, args.envs), settings)
-    trainer.train()
-    return trainer.done / trainer.seconds
+    return timed(trainer.train, lambda: trainer.done)
 
 
-def theirs(env: str, batch: int, args: argparse.Namespace) -> float:
-    """Return environment steps a second of sb3-contrib, with one LSTM for actor and critic as ours has."""
+def theirs(env: str, batch: int, args: argparse.Namespace) -> Speed:
+    """Train sb3-contrib's, with one LSTM for actor and critic as ours has."""
     model = RecurrentPPO(
         "MlpLstmPolicy",
         make_vec_env(env, args.envs),
@@ -58,9 +71,7 @@ def theirs(env: str, batch: int, args: argparse.Namespace) -> float:
             "enable_critic_lstm": False,
         },
     )
-    start = time.monotonic()
-    model.learn(args.steps)
-    return int(model.num_timesteps) / (time.monotonic() - start)
+    return timed(lambda: model.learn(args.steps), lambda: int(model.num_timesteps))
 
 
 def main() -> None:
@@ -78,21 +89,26 @@ def main() -> None:
     torch.set_num_threads(1)
     equal = args.envs * args.rollout // args.minibatches
     batches = {f"sb3-contrib, minibatches of {equal:,}": equal, "sb3-contrib, minibatches of 128": 128}
-    speeds: dict[str, list[float]] = {name: [] for name in (*batches, *CORES)}
+    speeds: dict[str, list[Speed]] = {name: [] for name in (*batches, *CORES)}
     for _ in range(args.rounds):
         for name, batch in batches.items():
             speeds[name].append(theirs(args.env, batch, args))
         for core in CORES:
             speeds[core].append(ours(args.env, core, args))
     print(f"{args.env}, {args.envs} environments, rollouts of {args.rollout}, {args.epochs} epochs, width {args.width}")
-    print(f"| trainer | steps/s | times {' | times '.join(batches)} |\n|---|---|---|---|")
-    for name, values in speeds.items():
-        ratios = [np.array(values) / np.array(speeds[base]) for base in batches]
-        shown = " | ".join(f"{np.median(r):.1f} ({r.min():.1f}–{r.max():.1f})" for r in ratios)
-        print(f"| {name} | {np.median(values):,.0f} | {shown} |")
+    for column, unit in enumerate(("steps/s", "steps per second of processor time")):
+        print(f"\n| trainer | {unit} | times {' | times '.join(batches)} |\n|---|---|---|---|")
+        values = {name: np.array(rounds)[:, column] for name, rounds in speeds.items()}
+        for name, own in values.items():
+            ratios = [own / values[base] for base in batches]
+            shown = " | ".join(f"{np.median(r):.1f} ({r.min():.1f}–{r.max():.1f})" for r in ratios)
+            print(f"| {name} | {np.median(own):,.0f} | {shown} |")
     if args.json:
-        shown = {name: value for name, value in vars(args).items() if name != "json"}
-        write_json(args.json, {"settings": shown, "machine": platform.processor(), "steps_per_second": speeds})
+        result: dict[str, object] = {"settings": {name: value for name, value in vars(args).items() if name != "json"}}
+        result["machine"] = platform.processor()
+        for column, unit in enumerate(("steps_per_second", "steps_per_processor_second")):
+            result[unit] = {name: [speed[column] for speed in rounds] for name, rounds in speeds.items()}
+        write_json(args.json, result)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from train_tiny_lm import WORLDS, Corpus
 
 from stm_rl.lm.prompt import line
 from stm_rl.worlds.relation import Fact
-from stm_rl_agents.language.chat import load_policy_model, state_text
+from stm_rl_agents.language.chat import Slot, load_policy_model, state_text
 from stm_rl_agents.language.tools import Decision
 
 SLOTS = (4, 4, 4, 2, 6, 8)
@@ -63,10 +63,12 @@ class Drills(Corpus):
                 held.append((line(script.turns[turn]), fact))
         places = sorted(self.rng.permutation(slots)[: len(held)].tolist())
         order = self.rng.permutation(len(held)).tolist()
-        memory: list[str | None] = [None] * slots
+        memory: list[Slot | None] = [None] * slots
         facts: dict[int, Fact] = {}
         for place, number in zip(places, order, strict=True):
-            memory[place], fact = held[number]
+            text, fact = held[number]
+            reads = int(self.rng.choice(3, p=[0.7, 0.2, 0.1]))
+            memory[place] = Slot(text, 1 + int(self.rng.integers(30)), reads, bool(self.rng.random() < 0.3))
             if fact is not None:
                 facts[place + 1] = fact
         start = len(script.turns)
@@ -78,7 +80,7 @@ class Drills(Corpus):
             window = [line(self.transcript(random_words).turns[int(self.rng.integers(10))]), window[-1]]
         return state_text(memory, window), found
 
-    def _event(self, script: Any, memory: list[str | None], facts: dict[int, Fact], relations: Any) -> Decision | None:
+    def _event(self, script: Any, memory: list[Slot | None], facts: dict[int, Fact], relations: Any) -> Decision | None:
         """Let something be said; return what to do about it."""
         draw = self.rng.random()
         if draw < 0.45 and facts:

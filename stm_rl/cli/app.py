@@ -10,8 +10,11 @@ import typer
 import stm_rl
 from stm_rl.cli.cache_app import cache_app
 from stm_rl.cli.demonstrate_app import demos_app
+from stm_rl.cli.finetune_app import finetune
 from stm_rl.cli.many import ManyValues
 from stm_rl.cli.options import (
+    AgentDevice,
+    AgentDtype,
     Cache,
     Candidates,
     Compile,
@@ -21,6 +24,7 @@ from stm_rl.cli.options import (
     Format,
     ImitatedEnv,
     Json,
+    LabelFile,
     Limit,
     Lookback,
     Model,
@@ -256,9 +260,7 @@ def imitate(
     ] = "cross-entropy",
     episodes: Annotated[int, typer.Option(help="Transcripts to learn from; all, if there are fewer.", min=2)] = 500,
     rounds: Annotated[int | None, typer.Option(help="Rounds of dagger; 3 unless given.", min=1)] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="File of labels, as `stm-rl label` writes it; in the run folder unless given.")
-    ] = None,
+    labels: LabelFile = None,
     demonstrations: Annotated[
         Path | None,
         typer.Option(help="Clone these demonstrations (`stm-rl demos export`) instead of the hindsight expert."),
@@ -405,6 +407,9 @@ def recurrent(
     run_recurrent(request, settings, out, resume=resume, force=force, threads=threads, as_json=as_json)
 
 
+app.command()(finetune)
+
+
 @app.command(name="eval")
 def evaluate(
     env: EnvId = "stm_rl/Dialogue-v0",
@@ -424,8 +429,8 @@ def evaluate(
     set_: Sets = None,
     reward: Rewards = None,
     lm: Model = "tiny",
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
+    device: AgentDevice = "cpu",
+    dtype: AgentDtype = "float32",
     compile: Compile = False,
     cache: Cache = None,
     seed: Annotated[int, typer.Option(help="Seeds random agents and the bootstrap.")] = 0,

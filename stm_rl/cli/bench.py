@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -22,6 +22,10 @@ from stm_rl.evaluation.recall_report import METRICS, bench_recall
 from stm_rl.files import write_json
 from stm_rl.readers.split import split_transcripts
 from stm_rl.transcript import Transcript
+
+if TYPE_CHECKING:
+    from stm_rl_agents.loading import Trained
+    from stm_rl_agents.policy import PolicyAgent
 
 BOTH = "both"
 
@@ -91,7 +95,15 @@ def _policies(specs: Sequence[str], threads: int, taken: set[str]) -> dict[str, 
     learned, _ = load_agents(specs)
     if clash := sorted(taken & learned.keys()):
         raise StmError(f"an agent is named {clash[0]!r}, as a keeper is; give it another name: --agent NAME=FOLDER")
-    return {name: [AgentKeeper.of_policy(policy) for policy in policies] for name, policies in learned.items()}
+    return {name: [AgentKeeper.of_policy(_slot_policy(name, one)) for one in found] for name, found in learned.items()}
+
+
+def _slot_policy(name: str, agent: Trained) -> PolicyAgent:
+    from stm_rl_agents.policy import PolicyAgent
+
+    if not isinstance(agent, PolicyAgent):
+        raise StmError(f"{name} is a language model that decides; `stm-rl bench recall` measures slot policies")
+    return agent
 
 
 def _read(request: RecallRequest) -> list[Transcript]:

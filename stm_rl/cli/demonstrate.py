@@ -20,6 +20,7 @@ from stm_rl.errors import StmError
 from stm_rl_agents import Agent, Informed, Oracle, heuristics
 from stm_rl_agents.demonstrations import Demonstrations, card_of, record
 from stm_rl_agents.imitation.expert import EXPERT
+from stm_rl_agents.loading import load_agent
 from stm_rl_agents.offline import check_writable, format_of, read_demonstrations, write_demonstrations
 from stm_rl_agents.policy import PolicyAgent
 from stm_rl_envs.vector import MemoryVectorEnv
@@ -59,8 +60,9 @@ def demonstrator(name: str, env: MemoryVectorEnv, seed: int = 0) -> Agent:
         raise StmError(
             f"unknown agent {name!r}: it is neither a run folder nor one of {', '.join(sorted([*agents, EXPERT]))}"
         )
-    policy = PolicyAgent.load(name)
-    policy.check_fits(env)
+    policy = load_agent(name)
+    if isinstance(policy, PolicyAgent):
+        policy.check_fits(env)
     return policy
 
 

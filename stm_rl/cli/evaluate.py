@@ -22,12 +22,13 @@ from stm_rl.cli.task import Task, TaskRequest, check_env_id, engine_of, make_tas
 from stm_rl.cluster import LOCAL, Cluster, Stage, connect, play_on
 from stm_rl.errors import StmError
 from stm_rl.evaluation import Bootstrap, Played, difference, play, summarize
+from stm_rl.evaluation.runner import Player
 from stm_rl.files import write_json, write_jsonl
 from stm_rl.rewards import as_reward
 from stm_rl.transcript import Transcript
 from stm_rl_agents import Agent, FullContext, Informed, Oracle, heuristics
 from stm_rl_agents.imitation.expert import EXPERT
-from stm_rl_agents.policy import PolicyAgent
+from stm_rl_agents.loading import Trained, load_agent
 from stm_rl_envs.vector import MemoryVectorEnv
 
 TRACED_EPISODES = 3
@@ -61,9 +62,17 @@ class Evaluation:
     best_heuristic: str
 
 
-def load_agents(specs: Sequence[str]) -> tuple[dict[str, list[PolicyAgent]], list[int]]:
-    """Return the learned agents that ``--agent`` names, each once for each seed, and all their seeds."""
-    groups: dict[str, list[PolicyAgent]] = {}
+def load_agents(
+    specs: Sequence[str], device: str = "cpu", dtype: str = "float32"
+) -> tuple[dict[str, list[Trained]], list[int]]:
+    """Return the learned agents that ``--agent`` names, each once for each seed, and all their seeds.
+
+    Args:
+        specs: Values of ``--agent``.
+        device: Torch device of language models.
+        dtype: Torch dtype of language models.
+    """
+    groups: dict[str, list[Trained]] = {}
     seeds: list[int] = []
     builtin = {agent.name for agent in references(True)} | {agent.name for agent in heuristics()} | {EXPERT}
     for spec in specs:
@@ -79,7 +88,7 @@ def load_agents(specs: Sequence[str]) -> tuple[dict[str, list[PolicyAgent]], lis
                 raise StmError(
                     f"unknown agent {str(path)!r}: it is neither a run folder nor one of {', '.join(sorted(builtin))}"
                 )
-        policies = [PolicyAgent.load(path) for path in paths]
+        policies = [load_agent(path, device, dtype) for path in paths]
         label = name or policies[0].name
         if label in groups or label in builtin:
             label = f"{label}:{paths[0]}"
@@ -106,7 +115,7 @@ def _can_play(agent: Agent, task: Task, transcripts: Sequence[Transcript], count
 
 def stage_of(
     task: Task,
-    learned: dict[str, list[PolicyAgent]],
+    learned: dict[str, list[Trained]],
     episodes: int,
     seed: int,
     split: str,
@@ -127,7 +136,7 @@ def _make_env(task: Task, split: str, num_envs: int, full_context: bool) -> Memo
 
 
 def _stage_on_actor(
-    request: EvalRequest, task: Task, learned: dict[str, list[PolicyAgent]], split: str, level: float | None
+    request: EvalRequest, task: Task, learned: dict[str, list[Trained]], split: str, level: float | None
 ) -> Stage:
     """Return the stage of an evaluation on another machine.
 
@@ -146,7 +155,7 @@ def _stage_on_actor(
 
 def evaluate_task(
     task: Task,
-    learned: dict[str, list[PolicyAgent]],
+    learned: dict[str, list[Trained]],
     episodes: int,
     seeds: list[int],
     seed: int,
@@ -197,13 +206,21 @@ def evaluate_task(
         },
         "episodes": len(indices),
         "seeds": seeds or [seed],
-        "agents": {name: summarize(results, bootstrap) for name, results in played.items()},
+        "agents": {
+            name: {**summarize(results, bootstrap), **malformed(stage.agents[name])} for name, results in played.items()
+        },
     }
     budgeted = [agent.name for agent in heuristics()]
     best = max(budgeted, key=lambda name: report["agents"][name]["return"]["mean"])
     against = {name: difference(played[name], played[best], bootstrap) for name in learned}
     shown = [trace for results in played.values() for trace in results[0].traces]
     return Evaluation(report, shown, against, best)
+
+
+def malformed(agents: Sequence[Player]) -> dict[str, float]:
+    """Return the share of decisions with malformed tool calls; nothing for agents that make none, or elsewhere."""
+    decisions = sum(getattr(agent, "decisions", 0) for agent in agents)
+    return {"malformed": sum(getattr(agent, "bad", 0) for agent in agents) / decisions} if decisions else {}
 
 
 @contextmanager
@@ -222,7 +239,7 @@ def _progress(total: int) -> Iterator[tuple[Callable[[str], None], Callable[[int
 def run_evaluation(request: EvalRequest, *, out: Path | None, traces: Path | None, as_json: bool) -> None:
     """Do what ``stm-rl eval`` asks for."""
     torch.set_num_threads(request.threads)
-    learned, seeds = load_agents(request.agents)
+    learned, seeds = load_agents(request.agents, request.device, request.dtype)
     task = make_task(request)
     task.check()
     for path in filter(None, (out, traces)):
@@ -256,3 +273,6 @@ def show(result: Evaluation, as_json: bool) -> None:
         print()
     else:
         print_table(result.report, result.against_best, result.best_heuristic)
+        for name, entry in result.report["agents"].items():
+            if "malformed" in entry:
+                print(f"{name}: {entry['malformed']:.2%} of decisions had malformed tool calls")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -51,6 +52,10 @@ Model = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="Torch device of the language model: cpu, cuda, auto.")]
 Dtype = Annotated[str, typer.Option(help="Torch dtype of the language model.")]
+AgentDevice = Annotated[
+    str, typer.Option("--device", help="Torch device of language models, those that decide too: cpu, cuda, auto.")
+]
+AgentDtype = Annotated[str, typer.Option("--dtype", help="Torch dtype of language models, those that decide too.")]
 Compile = Annotated[
     bool,
     typer.Option(
@@ -80,6 +85,9 @@ RayWorkers = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Seed = Annotated[int, typer.Option(help="Seeds everything.")]
 
+LabelFile = Annotated[
+    Path | None, typer.Option(help="File of labels, as `stm-rl label` writes it; in the run folder unless given.")
+]
 PositionalTranscripts = Annotated[
     list[str] | None,
     typer.Argument(

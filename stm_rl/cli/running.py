@@ -15,12 +15,12 @@ from stm_rl.cli.cache import say_found
 from stm_rl.cli.evaluate import evaluate_task, show
 from stm_rl.cli.sources import parse_source
 from stm_rl.cli.task import Task, TaskRequest
-from stm_rl.evaluation.plot import plot_learning_curve
+from stm_rl.evaluation.plot import ENV_STEPS, plot_learning_curve
 from stm_rl.files import write_json, write_jsonl
 from stm_rl.readers import READERS
 from stm_rl.runs import Run
 from stm_rl_agents.base import Agent
-from stm_rl_agents.policy import PolicyAgent
+from stm_rl_agents.loading import Trained
 
 PACKAGES = ("torch", "transformers", "stable-baselines3", "gymnasium")
 
@@ -85,13 +85,14 @@ def say_interrupted(command: str, when: str, run: Run) -> None:
 def finish(
     task: Task,
     run: Run,
-    policy: PolicyAgent,
+    policy: Trained,
     *,
     command: str,
     episodes: int,
     seed: int,
     as_json: bool,
     more: Sequence[Agent] = (),
+    unit: str = ENV_STEPS,
 ) -> None:
     """Evaluate the policy of a run, write ``eval.json``, ``traces.jsonl`` and the learning curve; print the table."""
     title = f"{task.name}, seed {seed}"
@@ -109,7 +110,7 @@ def finish(
         names = [name for name in ("oracle", "informed", result.best_heuristic) if name in agents]
         references = {name: agents[name]["return"]["mean"] for name in names}
     curve = run.folder / "learning_curve.png"
-    plot_learning_curve({policy.name: [run.metrics()]}, curve, title=title, references=references)
+    plot_learning_curve({policy.name: [run.metrics()]}, curve, title=title, references=references, unit=unit)
     if result is not None:
         show(result, as_json)
     say_found(task.engine, as_json)

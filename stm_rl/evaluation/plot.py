@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
 """Okabe and Ito's colours, which colour-blind readers tell apart."""
 
+ENV_STEPS = "environment steps"
+
 
 def plot_learning_curve(
     curves: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]],
@@ -19,14 +21,16 @@ def plot_learning_curve(
     *,
     title: str = "",
     references: Mapping[str, float] | None = None,
+    unit: str = ENV_STEPS,
 ) -> None:
-    """Draw validation returns over environment steps and save them as PNG.
+    """Draw validation returns over steps and save them as PNG.
 
     Args:
         curves: By what they are called in the legend: runs, each as the rows of its ``metrics.jsonl``.
         path: File to write.
         title: Title of the plot.
         references: Returns to draw as horizontal lines, by the name of the agent.
+        unit: What steps are.
     """
     figure = Figure(figsize=(7.2, 4.2), dpi=150, layout="constrained")
     axes = figure.subplots()
@@ -43,7 +47,7 @@ def plot_learning_curve(
             va="center", color=colour, fontsize=9,
         )  # fmt: skip
     axes.set_xlim(left=0)
-    axes.set_xlabel("environment steps")
+    axes.set_xlabel(unit)
     axes.set_ylabel("return on validation episodes (nats)")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
     axes.set_title(title, fontsize=11, loc="left")

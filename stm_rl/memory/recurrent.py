@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.rnn import PackedSequence
 
 from stm_rl.errors import StmError
-from stm_rl.memory.core import MemoryCore, State, SteppedCore, reset
+from stm_rl.memory.core import MemoryCore, State, SteppedCore
+from stm_rl.memory.kernels import PackedGRU, Stretches, lstm_with_resets, stretches
 
 READ_VECTORS = 4
 """Vectors into which a reader sees a hidden state cut, as long as its size can be divided by it."""
@@ -26,7 +31,11 @@ def cut_shape(size: int) -> tuple[int, int]:
 
 
 class KernelCore(MemoryCore):
-    """A cell whose steps torch runs in one call for every stretch of time in which no row is reset."""
+    """A cell with the equations and the parameters of one of torch's.
+
+    A sequence in which no row is reset after the first step is one call of torch's kernel. Otherwise a CPU has a way of
+    its own for each cell; on other devices rows are cut where they are reset, and torch (cuDNN) runs them side by side.
+    """
 
     cell: nn.LSTM | nn.GRU
     parts: tuple[str, ...]
@@ -45,15 +54,14 @@ class KernelCore(MemoryCore):
 
     def forward(self, inputs: Tensor, state: State, done: Tensor | None = None) -> tuple[Tensor, State]:
         """Read a sequence; see :meth:`MemoryCore.forward`."""
-        cuts = [] if done is None else done[:, 1:].any(0).nonzero().flatten().tolist()
-        starts = [0, *(1 + step for step in cuts)]
-        stretches = []
-        for start, end in zip(starts, [*starts[1:], inputs.shape[1]], strict=True):
-            if done is not None:
-                state = reset(state, self.initial_state(len(inputs)), done[:, start])
-            hidden, state = self._run(inputs[:, start:end], state)
-            stretches.append(hidden)
-        return self.to_output(torch.cat(stretches, 1)), state
+        if done is not None and done.any():
+            state = cleared(state, done[:, 0])
+        if done is None or not done[:, 1:].any():
+            hidden, state = self._torch(inputs, state)
+        else:
+            run = self._on_cpu if inputs.device.type == "cpu" else self._in_stretches
+            hidden, state = run(inputs, state, functional.pad(done[:, 1:], (1, 0)))
+        return self.to_output(hidden), state
 
     def read(self, state: State) -> Tensor:
         """Return the hidden state, cut into vectors."""
@@ -64,13 +72,28 @@ class KernelCore(MemoryCore):
         """See :attr:`MemoryCore.read_shape`."""
         return cut_shape(self.hidden_size)
 
-    def _run(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+    @abstractmethod
+    def _on_cpu(self, inputs: Tensor, state: State, done: Tensor) -> tuple[Tensor, State]:
+        """Return hidden states of rows that are reset, though not before the first step, and the last state."""
+
+    def _in_stretches(self, inputs: Tensor, state: State, done: Tensor) -> tuple[Tensor, State]:
+        """Let torch read rows that are reset, though not before the first step."""
+        cuts = stretches(done)
+        packed = PackedSequence(inputs.flatten(0, 1).index_select(0, cuts.steps), torch.tensor(cuts.sizes))
+        hidden, after = self._torch(packed, self._before(cuts, state))
+        hidden = hidden.data.index_select(0, cuts.places).view(*done.shape, -1)
+        return hidden, {name: value[cuts.last] for name, value in after.items()}
+
+    def _before(self, cuts: Stretches, state: State) -> State:
+        """Return the state before each stretch."""
+        return cleared({name: value[cuts.rows] for name, value in state.items()}, cuts.fresh)
+
+    def _torch(self, inputs: Any, state: State) -> tuple[Any, State]:
+        """Let torch read a batch, or a packed sequence."""
         given = tuple(state[name][None].contiguous() for name in self.parts)
-        if len(given) == 1:
-            hidden, last = self.cell(inputs, given[0])
-            return hidden, {self.parts[0]: last[0]}
-        hidden, lasts = self.cell(inputs, given)
-        return hidden, {name: last[0] for name, last in zip(self.parts, lasts, strict=True)}
+        hidden, last = self.cell(inputs, given if len(given) > 1 else given[0])
+        lasts = last if len(given) > 1 else (last,)
+        return hidden, {name: value[0] for name, value in zip(self.parts, lasts, strict=True)}
 
 
 class LSTMCore(KernelCore):
@@ -86,7 +109,18 @@ class LSTMCore(KernelCore):
 
     def __init__(self, input_size: int, output_size: int, *, hidden_size: int | None = None) -> None:
         super().__init__(input_size, output_size, hidden_size)
-        self.cell = nn.LSTM(input_size, self.hidden_size, batch_first=True)
+        self.cell: nn.LSTM = nn.LSTM(input_size, self.hidden_size, batch_first=True)
+
+    def _torch(self, inputs: Any, state: State) -> tuple[Any, State]:
+        if isinstance(inputs, PackedSequence) or inputs.shape[1] > 1:
+            return super()._torch(inputs, state)
+        # As of a policy that acts: torch has a cheaper way for one step.
+        hidden, cell = torch.lstm_cell(inputs[:, 0], (state["hidden"], state["cell"]), *self.cell.all_weights[0])
+        return hidden[:, None], {"hidden": hidden, "cell": cell}
+
+    def _on_cpu(self, inputs: Tensor, state: State, done: Tensor) -> tuple[Tensor, State]:
+        hidden, cell = lstm_with_resets(self.cell, inputs, state["hidden"], state["cell"], done)
+        return hidden, {"hidden": hidden[:, -1], "cell": cell}
 
 
 class GRUCore(KernelCore):
@@ -103,6 +137,22 @@ class GRUCore(KernelCore):
     def __init__(self, input_size: int, output_size: int, *, hidden_size: int | None = None) -> None:
         super().__init__(input_size, output_size, hidden_size)
         self.cell = nn.GRU(input_size, self.hidden_size, batch_first=True)
+
+    def _on_cpu(self, inputs: Tensor, state: State, done: Tensor) -> tuple[Tensor, State]:
+        size, cuts = self.hidden_size, stretches(done)
+        from_input, from_hidden, bias, other_bias = self.cell.all_weights[0]
+        to_gates, to_echo = other_bias.split_with_sizes([2 * size, size])
+        hidden = PackedGRU.apply(  # type: ignore[no-untyped-call]
+            inputs.flatten(0, 1).index_select(0, cuts.steps),
+            from_input,
+            from_hidden.roll(size, 0),  # torch has the candidate last, the kernel has it first
+            bias + functional.pad(to_gates, (0, size)),
+            to_echo,
+            self._before(cuts, state)["hidden"],
+            cuts.sizes,
+        )
+        hidden = hidden.index_select(0, cuts.places).view(*done.shape, -1)
+        return hidden, {"hidden": hidden[:, -1]}
 
 
 class AttentiveCore(MemoryCore):
@@ -203,6 +253,11 @@ class AttentiveCell(SteppedCore):
         past = torch.cat([kept, hidden[:, None]], 1)
         count = (count + 1).clamp(max=self.history)
         return torch.cat([hidden, seen], 1), {"hidden": hidden, "past": past, "count": count}
+
+
+def cleared(state: State, done: Tensor) -> State:
+    """Return a state of vectors with zeros in the rows marked in ``done``, shape ``(batch,)``."""
+    return {name: value.masked_fill(done[:, None], 0) for name, value in state.items()}
 
 
 def chosen_size(hidden_size: int | None, output_size: int) -> int:

@@ -55,7 +55,7 @@ class LanguageAgent(Agent):
     ) -> None:
         self.model, self.tokenizer, self.card, self.name = model, tokenizer, dict(card or {}), name
         self.batch, self.max_new_tokens = batch, max_new_tokens
-        self.generator = torch.Generator(device=model.device).manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(seed)
         self.decisions, self.bad = 0, 0
         self.malformed: Counter[str] = Counter()
         self._episodes: Episodes | None = None
@@ -95,7 +95,7 @@ class LanguageAgent(Agent):
         found: dict[int, Decision] = {}
         for first in range(0, len(order), self.batch):
             chunk = order[first : first + self.batch]
-            for index, new in zip(chunk, self._generate([ids[i] for i in chunk], deterministic), strict=True):
+            for index, new in zip(chunk, self.generate([ids[i] for i in chunk], deterministic), strict=True):
                 found[index] = read_decision(self.tokenizer, ids[index], new, slots, reads)
         for decision in found.values():
             self.decisions += 1
@@ -104,8 +104,16 @@ class LanguageAgent(Agent):
         return [found[index] for index in range(len(prompts))]
 
     @torch.inference_mode()
-    def _generate(self, prompts: Sequence[Sequence[int]], deterministic: bool) -> list[list[int]]:
-        """Return the new tokens of each prompt, with the one that ends the message if there is one."""
+    def generate(self, prompts: Sequence[Sequence[int]], deterministic: bool) -> list[list[int]]:
+        """Return what the model writes after prompts.
+
+        Args:
+            prompts: The tokens of each.
+            deterministic: Take the likeliest tokens instead of drawing them.
+
+        Returns:
+            The new tokens of each prompt, up to the one that ends the message, if there is one.
+        """
         padded = self.tokenizer.pad({"input_ids": list(prompts)}, padding_side="left", return_tensors="pt")
         was_training = self.model.training
         self.model.eval()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,16 @@ from stm_rl_agents.language.tools import CUT_OFF, FORGET, READ, TOOLS, WRITE, De
 from stm_rl_envs.episodes import Episodes
 
 INSTRUCTION = (
-    "You keep a small memory of a conversation. You see what its slots hold, then the last turns, of which the last has "
-    "just arrived, then the numbers of slots that share words with it. Keep that turn if it will be needed later, "
-    "supersede what is out of date or worth least, and read the slots that the next turn depends on. Call no tool if "
-    "there is nothing to do."
+    "You keep a small memory of a conversation. You see its slots (number, age in turns, how often read, * if a turn "
+    "since took it up, text), then the last turns, of which the last has just arrived, then the numbers of slots that "
+    "share words with it. Keep that turn if it will be needed later, supersede what is out of date or worth least, and "
+    "read the slots that the next turn depends on. Call no tool if there is nothing to do."
 )
 """What models with a template of their own are told; short templates say nothing, and models learn it."""
+SPEAKER = re.compile(r"^[^:]{1,40}: ")
+"""The name of who says a line."""
+TAKEN_UP = 0.2
+"""Least overlap with a turn since for a slot to have been taken up."""
 TEMPLATE = """{{- bos_token -}}
 {%- for message in messages -%}
 {%- if message.role == 'assistant' -%}
@@ -152,21 +158,62 @@ def is_short(tokenizer: Any) -> bool:
     return bool(tokenizer.chat_template == TEMPLATE)
 
 
-def state_text(held: Sequence[str | None], window: Sequence[str]) -> str:
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """What a slot holds.
+
+    Attributes:
+        text: The line.
+        age: Turns since it was written.
+        reads: How often it has been read.
+        taken_up: Whether a turn since has shared words with it.
+    """
+
+    text: str
+    age: int = 0
+    reads: int = 0
+    taken_up: bool = False
+
+
+def state_text(held: Sequence[Slot | None], window: Sequence[str]) -> str:
     """Return what a language model is shown before it decides.
 
-    The slots, numbered; the window; and the numbers of slots that share words with the turn that has just arrived, most
-    words first: what slot policies see as the feature ``overlap_turn``.
+    The slots: number, age, reads, a star if a turn since has taken it up, and text; the window; and the numbers of slots
+    that share words with the turn that has just arrived, most words first. Slot policies see the same as features.
 
     Args:
-        held: The line of each slot; None: it is free.
+        held: What each slot holds; None: it is free.
         window: Lines of the window; the last is the turn that has just arrived.
     """
-    slots = "".join(f"{number} {text}\n" if text else f"{number}\n" for number, text in enumerate(held, 1))
-    words = content_words(window[-1])
-    shared = [(-len(words & content_words(text)), number) for number, text in enumerate(held, 1) if text]
+    lines = [
+        f"{number} {slot.age} {slot.reads}{'*' * slot.taken_up} {slot.text}\n" if slot else f"{number}\n"
+        for number, slot in enumerate(held, 1)
+    ]
+    words = _words(window[-1])
+    shared = [(-len(words & _words(slot.text)), number) for number, slot in enumerate(held, 1) if slot]
     related = "".join(f" {number}" for count, number in sorted(shared) if count)
-    return slots + "\n" + "\n".join(window) + f"\n={related}"
+    return "".join(lines) + "\n" + "\n".join(window) + f"\n={related}"
+
+
+def _words(text: str) -> frozenset[str]:
+    """Return the content words of a line, without the name of its speaker."""
+    return content_words(SPEAKER.sub("", text, count=1))
+
+
+def held_by(episodes: Episodes, row: int) -> list[Slot | None]:
+    """Return what the slots of an episode hold."""
+    step, memory = int(episodes.step_index[row]), episodes.memory
+    return [
+        None
+        if text is None
+        else Slot(
+            text,
+            step - int(memory.written[row, number]),
+            int(memory.reads[row, number]),
+            bool(episodes.view.overlap_since[row, number] >= TAKEN_UP),
+        )
+        for number, text in enumerate(episodes.held(row))
+    ]
 
 
 def prompt_of(episodes: Episodes, row: int, short: bool) -> list[Message]:
@@ -181,7 +228,7 @@ def prompt_of(episodes: Episodes, row: int, short: bool) -> list[Message]:
     """
     step, item = int(episodes.step_index[row]), episodes.current[row]
     window = item.lines[max(0, step + 1 - episodes.settings.window) : step + 1]
-    asked = {"role": "user", "content": state_text(episodes.held(row), window)}
+    asked = {"role": "user", "content": state_text(held_by(episodes, row), window)}
     return [asked] if short else [{"role": "system", "content": INSTRUCTION}, asked]
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stm_rl_agents.base import Agent, reads_of
-from stm_rl_agents.imitation.expert import HindsightExpert
+from stm_rl_agents.imitation.expert import FLOOR, HindsightExpert
 from stm_rl_agents.language.chat import prompt_of
 from stm_rl_agents.language.states import state_of
 from stm_rl_agents.language.tools import Decision, Message, decision_of
@@ -23,7 +25,7 @@ class Demonstration:
     Attributes:
         prompt: What the model is shown.
         decision: What the expert does.
-        stake: Nats that hang on it.
+        stake: Nats that hang on it: what a choice at random would lose.
         state: The state it was made in, see :mod:`stm_rl_agents.language.states`.
     """
 
@@ -46,6 +48,7 @@ def demonstrate(
     *,
     short: bool,
     quote: bool = False,
+    parts: bool = False,
     noise: float = 0.0,
     rng: np.random.Generator | None = None,
     on_episodes: Callable[[int], None] = lambda count: None,
@@ -59,6 +62,8 @@ def demonstrate(
         indices: Indices of the transcripts.
         short: Leave the instruction out of prompts; see :func:`~stm_rl_agents.language.chat.is_short`.
         quote: Spell out the text of what is written, instead of saying that it is the turn.
+        parts: Show what to write and what to read apart, each with its own stake; the other part of a decision is then
+            the actor's, from which nothing new is learned.
         noise: Probability with which a random write takes the place of the actor's, so that memories also hold what is
             of no use (DART; Laskey et al., 2017).
         rng: Draws the random writes.
@@ -76,14 +81,25 @@ def demonstrate(
         observation, _ = env.reset(options={"reset_mask": active, "transcripts": chunk})
         while active.any():
             masks = env.action_masks()
-            told, stakes = expert.decide(expert.advise(), masks, reads_of(observation, masks))
-            for row in np.flatnonzero(active).tolist():
-                decision = decision_of(told[row])
+            advice = expert.advise()
+            told, _ = expert.decide(advice, masks, reads_of(observation, masks))
+            stakes = np.stack([lost_at_random(advice.write), lost_at_random(advice.read)]) + FLOOR
+            rows = np.flatnonzero(active).tolist()
+            seen = [
+                (prompt_of(episodes, row, short), state_of(episodes, row)) for row in rows
+            ]  # before anything is done
+            actions = told.copy() if actor is expert else actor.act(observation, masks, deterministic=False)
+            for row, (prompt, state) in zip(rows, seen, strict=True):
+                decision, own = decision_of(told[row]), decision_of(actions[row])
                 if quote and decision.write:
                     decision = replace(decision, text=episodes.current[row].lines[int(episodes.step_index[row])])
-                prompt, state = prompt_of(episodes, row, short), state_of(episodes, row)
-                found.append(Demonstration(prompt, decision, float(stakes[row].sum()), state))
-            actions = told.copy() if actor is expert else actor.act(observation, masks, deterministic=False)
+                shown = partial(Demonstration, prompt, state=state)
+                write, read = stakes[:, row].tolist()
+                if parts:
+                    found.append(shown(decision=replace(decision, reads=own.reads), stake=write))
+                    found.append(shown(decision=replace(own, reads=decision.reads), stake=read))
+                else:
+                    found.append(shown(decision=decision, stake=write + read))
             thrown = rng.random(len(actions)) < noise
             legal = masks[:, : observation["slots"].shape[1] + 1]
             actions[thrown, 0] = (rng.random(legal.shape) * legal).argmax(1)[thrown]
@@ -91,6 +107,14 @@ def demonstrate(
             active &= ~(terminated | truncated)
         on_episodes(len(chunk))
     return found
+
+
+def lost_at_random(worth: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return what a choice at random loses against the best, for the worth of ``c`` choices, shape ``(n, c)``: ``(n,)``.
+
+    That a turn is best left out has a stake, too, if it could supersede something of worth.
+    """
+    return np.asarray(worth.max(1) - worth.mean(1))
 
 
 def resampled(demonstrations: Sequence[Demonstration], count: int, rng: np.random.Generator) -> list[Demonstration]:

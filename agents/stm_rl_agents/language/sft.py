@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from stm_rl_agents.language.chat import tools_for
-from stm_rl_agents.language.demonstrate import Demonstration
 
 
-def dataset_of(demonstrations: Sequence[Demonstration], tokenizer: Any) -> Dataset:
-    """Return demonstrations as a data set for TRL: conversations of one decision each."""
+class Rowed(Protocol):
+    """What can be learned from: a demonstrated decision, or a whole episode of them."""
+
+    def row(self, tools: list[Any] | None) -> dict[str, Any]:
+        """Return a row of a data set for TRL, with the tools that the template lists."""
+
+
+def dataset_of(demonstrations: Sequence[Rowed], tokenizer: Any) -> Dataset:
+    """Return demonstrations as a data set of conversations for TRL."""
     tools = tools_for(tokenizer)
     # Arguments differ from tool to tool: kept as JSON, or the others' would be filled up with nulls and learned.
     return Dataset.from_list([one.row(tools) for one in demonstrations], on_mixed_types="use_json")
@@ -32,7 +38,7 @@ def sft_trainer(
         peft_config: Train low-rank additions only.
         **options: Those of TRL's SFTConfig.
     """
-    args = SFTConfig(**{"assistant_only_loss": True, "packing": False, "report_to": [], **options})
+    args = SFTConfig(**{"assistant_only_loss": True, "packing": False, "max_length": None, "report_to": [], **options})
     return SFTTrainer(
         model=model,
         args=args,

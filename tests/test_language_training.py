@@ -1,0 +1,174 @@
+"""Imitation and same-state reinforcement learning of tool calls, end to end on a few transcripts."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from stm_rl.cli.labels import LabelOptions, make_expert, make_labels
+from stm_rl.cli.task import Task
+from stm_rl.evaluation.runner import play
+from stm_rl.lm import load_engine
+from stm_rl.rewards import as_reward
+from stm_rl_agents.language.agent import LanguageAgent
+from stm_rl_agents.language.chat import load_policy_model
+from stm_rl_agents.language.demonstrate import Demonstration, demonstrate, resampled
+from stm_rl_agents.language.grpo import grpo_trainer, state_rows
+from stm_rl_agents.language.returns import Playout
+from stm_rl_agents.language.rewards import StateReturns
+from stm_rl_agents.language.sft import dataset_of, sft_trainer
+from stm_rl_agents.language.tools import Decision
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+TRANSCRIPTS = 24
+CPU = {
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "disable_tqdm": True,
+    "save_strategy": "no",
+    "logging_steps": 1,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quiet():
+    logging.getLogger("datasets").setLevel(logging.ERROR)
+
+
+@pytest.fixture(scope="module")
+def task():
+    return Task("stm_rl/Dialogue-v0", "stm_rl/Dialogue-v0", load_engine("tiny", "cpu", "float32"), {"turns": 24})
+
+
+@pytest.fixture(scope="module")
+def expert(task):
+    return make_expert(make_labels(task, LabelOptions(noise_level=1.5)))
+
+
+@pytest.fixture(scope="module")
+def lesson_env(task):
+    unscored = Task(task.name, task.env, None, task.overrides, reward=as_reward({"write_cost": 1.0}))
+    return unscored.make(TRANSCRIPTS, autoreset=False)
+
+
+@pytest.fixture(scope="module")
+def demonstrations(expert, lesson_env):
+    return demonstrate(expert, expert, lesson_env, range(TRANSCRIPTS), short=True)
+
+
+@pytest.fixture(scope="module")
+def cloned(demonstrations, tmp_path_factory):
+    """A policy that has learned a little of what the expert does."""
+    folder = tmp_path_factory.mktemp("sft")
+    model, tokenizer = load_policy_model("tiny-tools")
+    rows = resampled(demonstrations, 640, np.random.default_rng(0))
+    options = {"per_device_train_batch_size": 16, "learning_rate": 1e-3, "max_steps": 40, "output_dir": str(folder)}
+    trainer = sft_trainer(model, tokenizer, dataset_of(rows, tokenizer), **options, **CPU)
+    trainer.train()
+    agent = LanguageAgent(model, tokenizer, {"env": "stm_rl/Dialogue-v0"}, "sft")
+    agent.save(folder / "run")
+    return folder / "run", [row["loss"] for row in trainer.state.log_history if "loss" in row]
+
+
+def test_exactly_the_operations_are_trained_on():
+    model, tokenizer = load_policy_model("tiny")
+    decisions = [
+        Decision(2, "Ana's key", (3,), (1, 4)),
+        Decision(),
+        Decision(1),
+        Decision(reads=(2,)),
+        Decision(forget=(1,)),
+    ]
+    prompt = [{"role": "user", "content": "1 Ana: My key is here.\n2\n\nBen: Hello.\nAna: Where is my key?"}]
+    data = dataset_of([Demonstration(prompt, decision, 1.0, "") for decision in decisions], tokenizer)
+    trainer = sft_trainer(model, tokenizer, data, output_dir="runs/unused", max_steps=1, **CPU)
+    batch = trainer.data_collator([trainer.train_dataset[index] for index in range(len(decisions))])
+    for decision, ids, labels in zip(decisions, batch["input_ids"], batch["labels"], strict=True):
+        trained = tokenizer.decode(ids[labels != -100])
+        assert (labels[labels != -100] == ids[labels != -100]).all()
+        whole = tokenizer.apply_chat_template([*prompt, decision.message()], tokenize=False)
+        asked = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+        assert trained == whole.removeprefix(asked)
+        assert "null" not in trained
+        assert trained.count("<tool_call>") == len(decision.calls())
+
+
+def test_demonstrations_are_the_experts_play(demonstrations, expert, task, lesson_env):
+    assert len(demonstrations) == TRANSCRIPTS * 23
+    assert any(one.decision.write for one in demonstrations)
+    assert any(one.decision.reads for one in demonstrations)
+    best = play(expert, lambda n, full: task.make(n, autoreset=False), range(TRANSCRIPTS))
+    assert sum(bool(one.decision.write) for one in demonstrations) == best.writes.sum()
+    quoted = demonstrate(expert, expert, lesson_env, range(TRANSCRIPTS), short=True, quote=True)
+    wrote = next(one for one in quoted if one.decision.write)
+    assert f"\n{wrote.decision.text}\n=" in wrote.prompt[0]["content"]
+
+
+def test_what_hangs_on_much_is_drawn_often():
+    plain = [Demonstration([], Decision(), 0.1, "a"), Demonstration([], Decision(1), 9.9, "b")]
+    drawn = resampled(plain, 1_000, np.random.default_rng(0))
+    assert 975 <= sum(one.state == "b" for one in drawn) <= 1_000
+
+
+def test_cloning_learns_to_call_tools_and_to_remember(cloned, task):
+    folder, losses = cloned
+    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:5])
+    agent = LanguageAgent.load(folder)
+    assert (agent.name, agent.card) == ("sft", {"env": "stm_rl/Dialogue-v0"})
+    played = play(agent, lambda n, full: task.make(n, autoreset=False), range(16))
+    assert agent.decisions == 16 * 23
+    assert agent.bad / agent.decisions < 0.05
+    assert played.writes.sum() > 10
+    assert played.reads.sum() > 10
+    again = play(LanguageAgent.load(folder), lambda n, full: task.make(n, autoreset=False), range(16))
+    np.testing.assert_array_equal(played.returns, again.returns)
+
+
+def test_one_by_one_and_together_a_model_decides_alike(cloned, task, demonstrations):
+    agent = LanguageAgent.load(cloned[0])
+    prompts = [one.prompt for one in demonstrations[:40]]
+    together = agent.decide(prompts, 4, 2)
+    assert together == [agent.decide([prompt], 4, 2)[0] for prompt in prompts]
+
+
+def test_an_untrained_model_never_crashes_an_episode(task):
+    agent = LanguageAgent(*load_policy_model("tiny"), max_new_tokens=16)
+    played = play(agent, lambda n, full: task.make(n, autoreset=False), range(3))
+    assert played.returns.tolist() == [0, 0, 0]
+    assert agent.bad == agent.decisions == 3 * 23
+    assert sum(agent.malformed.values()) >= agent.bad
+
+
+def test_same_state_training_makes_likelier_what_pays(cloned, expert, task, lesson_env, tmp_path):
+    agent = LanguageAgent.load(cloned[0])
+    met = demonstrate(agent, expert, lesson_env, range(8), short=True)
+    returns = StateReturns(Playout(lambda n: task.make(n, autoreset=False), expert), agent.tokenizer, (4, 8))
+    one = max(met, key=lambda found: found.stake)
+    rows = state_rows([one], 12, 0.5, np.random.default_rng(0))
+    options = {"per_device_train_batch_size": 16, "num_generations": 16, "max_steps": 12, "learning_rate": 1e-3}
+    trainer = grpo_trainer(
+        agent.model,
+        agent.tokenizer,
+        rows,
+        returns,
+        output_dir=str(tmp_path),
+        max_completion_length=24,
+        **options,
+        **CPU,
+    )
+    drawn = [agent.decide([one.prompt] * 32, 4, 2, deterministic=False)]
+    trainer.train()
+    drawn.append(agent.decide([one.prompt] * 32, 4, 2, deterministic=False))
+    before, after = (returns.returns([one.state] * 32, found, 1.0).mean() for found in drawn)
+    best = returns.returns([one.state], [one.decision], 1.0)[0]
+    assert after > before
+    assert after > before + 0.5 * (best - before)
+    logs = [row for row in trainer.state.log_history if "reward" in row]
+    assert logs[0]["horizon"] == 4
+    assert logs[-1]["horizon"] == 8
+    assert all({"malformed", "equal_groups", "frac_reward_zero_std"} <= row.keys() for row in logs)
