@@ -15,12 +15,13 @@ from transformers import TrainerCallback
 
 from stm_rl.errors import StmError
 from stm_rl.rewards import per_step
+from stm_rl_agents.advantages import advantages_of
 from stm_rl_agents.language.chat import load_policy_model, prompt_of
 from stm_rl_agents.language.grpo import FORMAT_WEIGHT
 from stm_rl_agents.language.phases import Player
 from stm_rl_agents.language.ppo import VALUE_HEAD, PPOSettings, ppo_trainer
 from stm_rl_agents.language.tools import Decision
-from stm_rl_agents.language.value import ValueHead, advantages_of, clipped_value_loss, explained_variance
+from stm_rl_agents.language.value import ValueHead, clipped_value_loss, explained_variance
 from stm_rl_envs import MemorySettings, MemoryVectorEnv
 
 pytestmark = [

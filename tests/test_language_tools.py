@@ -211,7 +211,6 @@ def test_prompt_shows_memory_window_and_turn(tokenizer):
     env.reset(seed=0)
     env.step(np.array([[2, 0, 0]]))
     env.step(np.array([[0, 0, 0]]))
-    assert prompt_of(env.episodes, 0, True) == [
-        {"role": "user", "content": "1\n2 2 0 Ana: one\n\nBen: two\nAna: three\n="}
-    ]
+    shown = "1\n2 2 0 Ana: one\n\nBen: two\nAna: three\n="
+    assert prompt_of(env.episodes, 0, True) == [{"role": "user", "content": shown}]
     assert prompt_of(env.episodes, 0, False)[0]["role"] == "system"

@@ -14,6 +14,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from stm_rl.errors import StmError
 from stm_rl.memory import CORES
+from stm_rl_agents.advantages import advantages_of
 from stm_rl_agents.recurrent import (
     RecurrentAgent,
     RecurrentNetwork,
@@ -144,11 +145,10 @@ def test_staggered_environments_are_in_different_phases() -> None:
 def test_advantages_are_those_of_the_definition() -> None:
     """Against sums over the future, written out, with an end of an episode in between."""
     gamma, lam = 0.9, 0.8
-    collector = a_collector(recall_envs(1), gamma, lam)
     rng = np.random.default_rng(0)
     rewards, values = rng.normal(size=(5, 1)).astype(np.float32), rng.normal(size=(5, 1)).astype(np.float32)
     ends, last = np.array([[False], [True], [False], [False], [False]]), np.float32([0.7])
-    got = collector._advantages(rewards, ends, values, last)[0].numpy()
+    got = advantages_of(rewards, ends, values, last, gamma, lam)[:, 0]
     following = np.append(values[1:, 0], last)
     surprise = rewards[:, 0] + gamma * following * ~ends[:, 0] - values[:, 0]
     expected = [sum((gamma * lam) ** (k - t) * surprise[k] for k in range(t, 2 if t < 2 else 5)) for t in range(5)]

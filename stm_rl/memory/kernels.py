@@ -162,7 +162,7 @@ class PackedGRU(torch.autograd.Function):
         inputs, from_input, from_hidden, hidden, parts, echoes, hiddens = ctx.saved_tensors
         sizes, size = ctx.sizes, from_hidden.shape[1]
         let, keep, new = parts.chunk(3, 1)
-        hidden_before = befores(hidden, hiddens, sizes)
+        hidden_before = earlier(hidden, hiddens, sizes)
         # Becomes the gradient of what goes into echo, gates and candidate: the first three come from the hidden state,
         # the last three from the input.
         slopes = parts.new_empty(len(parts), 4 * size)
@@ -190,7 +190,7 @@ def by_step(tensors: Sequence[Tensor], sizes: list[int]) -> list[tuple[Tensor, .
     return list(zip(*(torch.split_with_sizes(tensor, sizes) for tensor in tensors), strict=True))
 
 
-def befores(initial: Tensor, afters: Tensor, sizes: list[int]) -> Tensor:
+def earlier(initial: Tensor, afters: Tensor, sizes: list[int]) -> Tensor:
     """Return the states before each step, given those before each stretch and those after each step; packed order."""
     states = initial, *torch.split_with_sizes(afters, sizes)[:-1]
     return torch.cat([state[:size] for state, size in zip(states, sizes, strict=True)])

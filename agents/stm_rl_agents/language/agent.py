@@ -117,11 +117,12 @@ class LanguageAgent(Agent):
         padded = self.tokenizer.pad({"input_ids": list(prompts)}, padding_side="left", return_tensors="pt")
         was_training = self.model.training
         self.model.eval()
-        with torch.random.fork_rng(devices=[], enabled=not deterministic):
+        device = self.model.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=not deterministic):
             if not deterministic:
                 torch.manual_seed(int(torch.randint(2**62, (), generator=self.generator)))
             out = self.model.generate(
-                **padded.to(self.model.device),
+                **padded.to(device),
                 max_new_tokens=self.max_new_tokens,
                 do_sample=not deterministic,
                 pad_token_id=self.tokenizer.pad_token_id,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl.chat_template_utils import (
     add_response_schema,
     get_training_chat_template,
@@ -19,7 +19,7 @@ from trl.chat_template_utils import (
 
 from stm_rl.errors import StmError
 from stm_rl.features import content_words
-from stm_rl.lm.loading import load_pretrained
+from stm_rl.lm.loading import load_pretrained, source_of
 from stm_rl_agents.language.tools import CUT_OFF, FORGET, READ, TOOLS, WRITE, Decision, Message, parse
 from stm_rl_envs.episodes import Episodes
 
@@ -123,6 +123,11 @@ def load_policy_model(name: str | Path, device: str = "cpu", dtype: str = "float
     return model, tokenizer
 
 
+def has_template(name: str | Path) -> bool:
+    """Return whether a model comes with a chat template: without one it has learned no tool calls yet."""
+    return AutoTokenizer.from_pretrained(source_of(name)).chat_template is not None
+
+
 def _start(model: Any, tokenizer: Any) -> None:
     """Begin the vectors of new tokens as the mean of those they are made of, so that they mean something at once."""
     plain = tokenizer.backend_tokenizer.model
@@ -178,8 +183,9 @@ class Slot:
 def state_text(held: Sequence[Slot | None], window: Sequence[str]) -> str:
     """Return what a language model is shown before it decides.
 
-    The slots: number, age, reads, a star if a turn since has taken it up, and text; the window; and the numbers of slots
-    that share words with the turn that has just arrived, most words first. Slot policies see the same as features.
+    The slots: number, age, reads, a star if a turn since has taken it up, and text; the window; and the numbers of
+    slots that share words with the turn that has just arrived, most words first. Slot policies see the same as
+    features.
 
     Args:
         held: What each slot holds; None: it is free.

@@ -110,9 +110,12 @@ def demonstrate(
 
 
 def lost_at_random(worth: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return what a choice at random loses against the best, for the worth of ``c`` choices, shape ``(n, c)``: ``(n,)``.
+    """Return what a choice at random loses against the best, shape ``(n,)``.
 
     That a turn is best left out has a stake, too, if it could supersede something of worth.
+
+    Args:
+        worth: What each of ``c`` choices is worth, shape ``(n, c)``.
     """
     return np.asarray(worth.max(1) - worth.mean(1))
 

@@ -16,7 +16,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from stm_rl.errors import StmError
 from stm_rl.files import reading
 from stm_rl_agents.language.agent import MODEL, LanguageAgent
-from stm_rl_agents.language.chat import is_short, load_policy_model
+from stm_rl_agents.language.chat import has_template, load_policy_model
 from stm_rl_agents.language.settings import LORA, SFT, FinetuneSettings
 
 ADAPTER = "adapter"
@@ -39,7 +39,7 @@ class Learner:
         self.settings, self.device = settings, device
         self.source = str(init / MODEL) if init else settings.model
         self.model, self.tokenizer = load_policy_model(self.source, device, settings.model_dtype)
-        self.is_new = init is None and is_short(self.tokenizer)
+        self.is_new = init is None and not has_template(self.source)
         if settings.method != SFT and self.is_new:
             raise StmError(
                 f"{settings.method} needs a model that can call tools already, and {settings.model!r} has learned "

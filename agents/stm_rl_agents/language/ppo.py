@@ -25,13 +25,13 @@ from trl.trainer.utils import pad
 
 from stm_rl.errors import StmError
 from stm_rl.files import saved, write_json, write_tensors
+from stm_rl_agents.advantages import advantages_of
 from stm_rl_agents.language.agent import MAX_NEW_TOKENS
 from stm_rl_agents.language.grpo import FORMAT_WEIGHT, DecisionTrainer
 from stm_rl_agents.language.phases import Phase, Player
 from stm_rl_agents.language.value import (
     ValueGradients,
     ValueHead,
-    advantages_of,
     clipped_value_loss,
     explained_variance,
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import TrainerCallback
@@ -53,34 +52,6 @@ class ValueGradients(TrainerCallback):
             parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
         if args.max_grad_norm > 0:
             nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
-
-
-def advantages_of(
-    rewards: NDArray[Any],
-    ends: NDArray[np.bool_],
-    values: NDArray[Any],
-    last: NDArray[Any],
-    gamma: float,
-    gae_lambda: float,
-) -> NDArray[Any]:
-    """Return generalised advantage estimates (Schulman et al., 2016), shape ``(t, n)``.
-
-    Args:
-        rewards: Of ``t`` turns of ``n`` episodes each, shape ``(t, n)``.
-        ends: Whether an episode ended with the turn, so that the next turn is another's, shape ``(t, n)``.
-        values: Of the states before the turns, shape ``(t, n)``.
-        last: Of the states after the last turn, shape ``(n,)``.
-        gamma: Discount of a turn.
-        gae_lambda: Weight of what comes later against the values.
-    """
-    advantages = np.zeros_like(rewards)
-    running, following = np.zeros_like(last), last
-    for t in reversed(range(len(rewards))):
-        alive = ~ends[t]
-        surprise = rewards[t] + gamma * following * alive - values[t]
-        running = surprise + gamma * gae_lambda * alive * running
-        advantages[t], following = running, values[t]
-    return advantages
 
 
 def clipped_value_loss(values: Tensor, before: Tensor, targets: Tensor, clip: float) -> Tensor:

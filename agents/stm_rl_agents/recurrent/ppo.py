@@ -248,7 +248,7 @@ class RecurrentPPOTrainer:
             value_loss = 0.5 * (values - targets[rows]).square().mean()
             loss = policy_loss + settings.value_weight * value_loss - settings.entropy * entropy.mean()
             self.optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(network.parameters(), settings.max_grad_norm)
             before = _copied(network)
             self.optimizer.step()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from stm_rl.errors import StmError
 from stm_rl.memory import State, detached
+from stm_rl_agents.advantages import advantages_of
 from stm_rl_agents.recurrent.network import RecurrentNetwork
 
 
@@ -156,14 +157,22 @@ class Collector:
         with torch.no_grad():
             _, last, _ = self.network(self.observation.unsqueeze(1), self.first.unsqueeze(1), self.state)
             log_probs, _ = self.network.actions.evaluate(stack.pop("outputs"), stack["actions"])
-        advantages = self._advantages(
+        advantages = advantages_of(
             np.stack([step.rewards for step in played]),
             np.stack([step.ended for step in played]),
             stack["values"].T.numpy(),
             last[:, 0].numpy(),
+            self.gamma,
+            self.gae_lambda,
         )
         episodes = [episode for step in played for episode in step.episodes]
-        return Rollout(**stack, log_probs=log_probs, advantages=advantages, state=before, episodes=episodes)
+        return Rollout(
+            **stack,
+            log_probs=log_probs,
+            advantages=torch.from_numpy(np.ascontiguousarray(advantages.T)),
+            state=before,
+            episodes=episodes,
+        )
 
     @torch.no_grad()
     def _play(self) -> _Step:
@@ -191,19 +200,6 @@ class Collector:
         flat = self._flat(batch).unsqueeze(1)
         _, values, _ = self.network(flat, torch.zeros(len(rows), 1, dtype=torch.bool), state)
         return np.asarray(values[:, 0].numpy())
-
-    def _advantages(
-        self, rewards: NDArray[Any], ends: NDArray[Any], values: NDArray[Any], last: NDArray[Any]
-    ) -> Tensor:
-        """Return generalised advantage estimates (Schulman et al., 2016), shape (n, t)."""
-        advantages = np.zeros_like(rewards)
-        running, following = np.zeros_like(last), last
-        for t in reversed(range(len(rewards))):
-            alive = (~ends[t]).astype(np.float32)
-            surprise = rewards[t] + self.gamma * following * alive - values[t]
-            running = surprise + self.gamma * self.gae_lambda * alive * running
-            advantages[t], following = running, values[t]
-        return torch.from_numpy(np.ascontiguousarray(advantages.T))
 
 
 def _stacked(observations: list[Any], space: Any) -> Any:
