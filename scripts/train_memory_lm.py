@@ -7,7 +7,11 @@
 
 Every run sees the same transcripts in the same order for as many steps. ``--baseline none`` is the model with memory,
 ``window`` the same model without, ``full`` the same model without memory but with all turns as text. Evaluation is on
-transcripts of other seeds: nats per turn after the first two (a masked model: of masked tokens only).
+transcripts of other seeds: nats per turn after the first two (a masked model: of masked tokens only, the same of every
+model). The base may be a causal or a masked model; ``train_masked_lm.py`` makes a small masked one:
+
+    python scripts/train_memory_lm.py --base runs/masked-base --json runs/memory/masked-0.json
+    python scripts/train_memory_lm.py --base runs/masked-base --baseline window --json runs/memory/masked-window-0.json
 """
 
 from __future__ import annotations
@@ -22,14 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    AutoTokenizer,
-    BertConfig,
-    BertForMaskedLM,
-    TrainingArguments,
-)
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, TrainingArguments
 
 from stm_rl.augmented import (
     MemoryLM,
@@ -43,7 +40,7 @@ from stm_rl.augmented import (
 )
 from stm_rl.augmented.segments import mask_tokens
 from stm_rl.evaluation.statistics import Bootstrap
-from stm_rl.lm.loading import load_pretrained, source_of
+from stm_rl.lm.loading import is_masked, load_pretrained
 from stm_rl.worlds import DialogueWorld, StoryWorld
 
 WORLDS = (DialogueWorld(), StoryWorld())
@@ -54,48 +51,6 @@ SEGMENTS = "segments"
 """Segment recurrence: the model's own attention over the keys and values of earlier segments, in place of a core."""
 SIZES: dict[str, dict[str, Any]] = {"attention": {"history": 257}}
 """Sizes of cores that differ from their own defaults."""
-
-
-def masked_base(folder: Path, steps: int) -> str:
-    """Train a small BERT on texts of the size of the window, unless ``folder`` has it; return its name."""
-    if (folder / "config.json").is_file():
-        return str(folder)
-    tokenizer = AutoTokenizer.from_pretrained(source_of("tiny"))
-    tokenizer.add_special_tokens({"mask_token": "<mask>"})
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=256,
-        max_position_embeddings=512,
-        pad_token_id=tokenizer.pad_token_id,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
-    model = BertForMaskedLM(config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
-    data, draw = TranscriptSet(WORLDS, tokenizer, 2 * steps, BASE_SEED), torch.Generator().manual_seed(0)
-    for step in range(steps):
-        share = step / steps
-        rate = 2e-3 * min(1.0, step / 50) * (0.5 + 0.5 * math.cos(math.pi * share)) + 1e-5
-        optimizer.param_groups[0]["lr"] = rate
-        batch = collate([data[2 * step], data[2 * step + 1]], tokenizer, WINDOW)
-        batch["labels"] = torch.where(batch["attention_mask"].bool(), batch["input_ids"], -100)  # window and segment
-        batch = mask_tokens(batch, tokenizer.mask_token_id, MASK_RATE, draw)
-        ids, mask, labels = (batch[name].flatten(0, 1) for name in ("input_ids", "attention_mask", "labels"))
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        loss = model(input_ids=ids, attention_mask=mask, position_ids=positions, labels=labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        if step % 100 == 99:
-            print(f"masked base: step {step + 1} of {steps}, loss {loss.item():.3f}", flush=True)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
 
 
 class Collator:
@@ -158,9 +113,7 @@ def memory_lm(
 
 def train(args: argparse.Namespace) -> dict[str, Any]:
     """Train and evaluate one model."""
-    masked = args.type == "masked"
-    window = None if args.baseline == "full" else WINDOW
-    name = masked_base(args.masked_base, args.masked_steps) if masked and args.base == "tiny" else args.base
+    window, name, masked = None if args.baseline == "full" else WINDOW, args.base, args.type == "masked"
     base, tokenizer = load_pretrained(AutoModelForMaskedLM if masked else AutoModelForCausalLM, name, "cpu", "float32")
     torch.manual_seed(args.seed)
     core = args.core if args.baseline == "none" else "none"
@@ -204,12 +157,15 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     if args.out:
         model.save_pretrained(args.out)
     scores = evaluate(model, window, args.held_out, args.batch)
-    known = {key: value for key, value in vars(args).items() if key not in ("out", "json", "table", "masked_base")}
+    known = {key: value for key, value in vars(args).items() if key not in ("out", "json", "table")}
     return {**known, **scores, "sizes": sizes, "trained": model.trained(), "seconds": round(seconds, 1)}
 
 
 def table(paths: list[Path]) -> str:
-    """Return the runs in ``paths`` as a Markdown table, seeds together, with 95 % bootstrap intervals."""
+    """Return the runs in ``paths`` as a Markdown table, seeds together, with 95 % bootstrap intervals.
+
+    Gains over the window are paired: the same seeds, transcripts and masks.
+    """
     runs = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     groups: dict[tuple[str, ...], dict[int, dict[str, Any]]] = {}
     for run in runs:
@@ -217,27 +173,30 @@ def table(paths: list[Path]) -> str:
         label = f"{run['core']}{how}" if run["baseline"] == "none" else run["baseline"]
         groups.setdefault((run["type"], label), {})[run["seed"]] = run
     lines = [
-        "| type | model | seeds | nats a turn | of probes' turns | share recovered | trained | ms a segment |",
-        "|---|---|---|---|---|---|---|---|",
+        "| type | model | seeds | nats a turn | of probes' turns | share recovered | gain a turn | gain at probes "
+        "| trained | ms a segment |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for (kind, label), seeds in sorted(groups.items()):
-        found = [seeds[seed] for seed in sorted(seeds)]
-        bootstrap = Bootstrap(len(found[0]["turns"]))
-
-        def shown(values: np.ndarray, bootstrap: Bootstrap = bootstrap) -> str:
-            entry = bootstrap.interval(values)
-            return f"{entry['mean']:.3f} [{entry['ci95'][0]:.3f}, {entry['ci95'][1]:.3f}]"
-
-        turns = np.array([run["turns"] for run in found])
-        probes = np.array([run["probes"] for run in found])
-        weights = (~np.isnan(probes)).astype(float)
-        near = bootstrap.interval(np.nan_to_num(probes), weights)
+        found, window = [seeds[seed] for seed in sorted(seeds)], groups.get((kind, "window"), {})
+        both = [] if label == "window" else [seed for seed in sorted(seeds) if seed in window]
+        turns, probes = (interval(np.array([run[name] for run in found])) for name in ("turns", "probes"))
+        gain, near = (
+            interval(np.array([np.subtract(window[seed][name], seeds[seed][name]) for seed in both])) if both else "–"
+            for name in ("turns", "probes")
+        )
         lines.append(
-            f"| {kind} | {label} | {len(found)} | {shown(turns)} | {near['mean']:.3f} "
-            f"[{near['ci95'][0]:.3f}, {near['ci95'][1]:.3f}] | {recovered(groups, kind, seeds)} "
-            f"| {found[0]['trained']:,} | {np.mean([run['ms_per_segment'] for run in found]):.2f} |"
+            f"| {kind} | {label} | {len(found)} | {turns} | {probes} | {recovered(groups, kind, seeds)} "
+            f"| {gain} | {near} | {found[0]['trained']:,} | {np.mean([run['ms_per_segment'] for run in found]):.2f} |"
         )
     return "\n".join(lines)
+
+
+def interval(values: np.ndarray) -> str:
+    """Return the mean of values of shape (seeds, transcripts) with its interval; NaN where there is none."""
+    known = ~np.isnan(values)
+    entry = Bootstrap(values.shape[1]).interval(np.nan_to_num(values), known.astype(float))
+    return f"{entry['mean']:.3f} [{entry['ci95'][0]:.3f}, {entry['ci95'][1]:.3f}]"
 
 
 def recovered(groups: dict[Any, Any], kind: str, seeds: dict[int, dict[str, Any]]) -> str:
@@ -259,11 +218,6 @@ def main() -> None:
     parser.add_argument("--read", default="adapters", choices=["adapters", "prompt"])
     parser.add_argument("--write", default="tokens", choices=["tokens", "pooled"])
     parser.add_argument("--base", default="tiny", help="tiny, a folder or a Hugging Face id")
-    parser.add_argument("--type", default="causal", choices=["causal", "masked"])
-    parser.add_argument(
-        "--masked-base", type=Path, default=Path("runs/masked-base"), help="where --type masked trains its"
-    )
-    parser.add_argument("--masked-steps", type=int, default=600)
     parser.add_argument("--baseline", default="none", choices=["none", "window", "full"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=180)
@@ -281,6 +235,7 @@ def main() -> None:
     if args.table:
         print(table(args.table))
         return
+    args.type = "masked" if is_masked(args.base) else "causal"
     if args.type == "masked" and args.baseline == "full":
         parser.error("--baseline full is for causal models: a masked model needs a pass over all turns for each turn")
     torch.set_num_threads(args.threads)

@@ -322,4 +322,4 @@ def test_the_table_says_how_much_was_recovered(tmp_path: Path) -> None:
         paths[-1].write_text(script.json.dumps(run))
     lines = script.table(paths).splitlines()
     assert "| causal | attention, adapters, tokens | 1 | 7.250 [7.250, 7.250]" in "\n".join(lines)
-    assert "75.0% [75.0%, 75.0%]" in "\n".join(lines)
+    assert "75.0% [75.0%, 75.0%] | 0.750 [0.750, 0.750] | 0.750 [0.750, 0.750]" in "\n".join(lines)

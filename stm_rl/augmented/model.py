@@ -234,7 +234,8 @@ class MemoryLM(nn.Module):
                 fed = {"inputs_embeds": embeds}
             options["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
             out = self.base(**fed, attention_mask=mask, **options)
-        hidden = out.hidden_states[self.config.num_hidden_layers // 2][:, -time:] if self.core is not None else None
+        middle = (self.config.num_hidden_layers + 1) // 2
+        hidden = out.hidden_states[middle][:, -time:] if self.core is not None else None
         return out.logits[:, -time:], hidden
 
     @contextmanager

@@ -25,8 +25,12 @@ LEAST_EXPLAINED = 0.5
 NAMES = (
     tuple(f"self_attn.{name}_proj" for name in "qkvo"),
     ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
+    ("attn.Wqkv", "attn.Wo"),
 )
-"""Where the layers of Llama's and of BERT's make keep their queries, keys, values and output."""
+"""Where the layers of Llama's, BERT's and ModernBERT's make keep their queries, keys, values (or all three in one
+projection) and output."""
+NORMS = ("input_layernorm", "attn_norm")
+"""What the input of such a layer's attention goes through, if anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,31 +55,33 @@ class Attention:
 
 
 def attention_of(layer: nn.Module, heads: int) -> Attention | None:
-    """Return the self-attention of a layer of Llama's or BERT's make; None if it is of another."""
+    """Return the self-attention of a layer of Llama's, BERT's or ModernBERT's make; None if it is of another."""
     modules = dict(layer.named_modules())
     names = next((names for names in NAMES if all(name in modules for name in names)), None)
     if names is None:
         return None
     parts: list[Any] = [getattr(modules[name], "base_layer", modules[name]) for name in names]
-    query, key, value, join = (part.weight.detach() for part in parts)
-    size = query.shape[0] // heads
-    bias = parts[0].bias
+    weights, bias = [part.weight.detach() for part in parts], parts[0].bias
+    query, key, value = weights[:3] if len(weights) > 2 else weights[0].chunk(3)
+    size, join = query.shape[0] // heads, weights[-1]
+    norm: Any = next((getattr(layer, name) for name in NORMS if hasattr(layer, name)), None)
     return Attention(
-        getattr(layer, "input_layernorm", None),
+        None if isinstance(norm, nn.Identity) else norm,
         query.view(heads, size, -1),
-        query.new_zeros(heads, size) if bias is None else bias.detach().view(heads, size),
+        query.new_zeros(heads, size) if bias is None else bias.detach()[: len(query)].view(heads, size),
         key.view(-1, size, key.shape[1]).repeat_interleave(heads * size // len(key), 0),
         value.view(-1, size, value.shape[1]).repeat_interleave(heads * size // len(value), 0),
         join.view(-1, heads, size),
     )
 
 
-def mean_rotation(base: Any, size: int) -> Tensor:
-    """Return what rotary positions do to the product of a query and a key on average over far distances.
+def mean_rotation(base: Any, layer: nn.Module, size: int) -> Tensor:
+    """Return what rotary positions do to the product of a query and a key of a layer on average over far distances.
 
     Slow rotations stay, fast ones cancel out. The identity for models without rotary positions.
     """
-    frequencies = next((value for name, value in base.named_buffers() if name.endswith("rotary_emb.inv_freq")), None)
+    names = tuple(f"rotary_emb.{kind}inv_freq" for kind in (f"{getattr(layer, 'attention_type', '')}_", ""))
+    frequencies = next((value for name, value in base.named_buffers() if name.endswith(names)), None)
     if frequencies is None or 2 * len(frequencies) != size:
         return torch.eye(size)
     angles = torch.arange(*DISTANCES, dtype=torch.float32)[:, None] * frequencies.float()
@@ -87,9 +93,10 @@ def mean_rotation(base: Any, size: int) -> Tensor:
 def start_from_attention(model: MemoryLM, input_ids: Tensor) -> float:
     """Start the adapters of a model, if its memory keeps each written token in a vector.
 
-    A linear map from the memory's vectors to the hidden states they were written from is fitted by ridge regression;
-    with it the projections of the base's layers become those of the adapters. Adapters in models of an unknown make
-    stay as they are, and so do those that read a memory in which the tokens cannot be told.
+    Linear maps from the memory's vectors to the hidden states of their tokens are fitted by ridge regression; with them
+    the projections of the base's layers become those of the adapters, each with the hidden states of its own place.
+    Adapters in models of an unknown make stay as they are, and so do those that read a memory in which the
+    tokens cannot be told.
 
     Args:
         model: A model that reads through adapters and writes tokens.
@@ -97,7 +104,7 @@ def start_from_attention(model: MemoryLM, input_ids: Tensor) -> float:
             memory has vectors.
 
     Returns:
-        The share of the hidden states' variance that the map explains; below 0.5 nothing was changed.
+        The least share of the hidden states' variance that a map explains; adapters with less than 0.5 are not changed.
     """
     settings = model.settings
     layers = list(layers_of(model.base))[1:]
@@ -117,22 +124,23 @@ def start_from_attention(model: MemoryLM, input_ids: Tensor) -> float:
     for adapter, gate in zip(adapters, gates, strict=True):
         adapter.gate.copy_(gate)
     count = min(memory.shape[1], input_ids.shape[1])
-    kept = hidden[model.config.num_hidden_layers // 2][:, -count:]
     explained = 1.0
-    for adapter, layer in zip(adapters, layers, strict=True):
+    for adapter, layer, entering in zip(adapters, layers, hidden[1:-1], strict=True):
         attention = attention_of(layer, adapter.heads)
         if attention is None:
             return 0.0
         held = adapter.memory_norm(memory[:, -count:]).flatten(0, 1)
         empty_step = adapter.memory_norm(blank)
+        kept = entering[:, -count:]
         wanted = (kept if attention.norm is None else attention.norm(kept)).flatten(0, 1)
         squares = held.T @ held + len(held) * empty_step.T @ empty_step  # an empty step stands for no token at all
         fitted = torch.linalg.solve(squares + RIDGE * len(held) * torch.eye(len(squares)).to(held), held.T @ wanted)
-        explained = min(explained, 1 - float((wanted - held @ fitted).var() / wanted.var()))
-        if explained < LEAST_EXPLAINED:
-            return explained
+        share = 1 - float((wanted - held @ fitted).var() / wanted.var())
+        explained = min(explained, share)
+        if share < LEAST_EXPLAINED:
+            continue
         size = attention.query.shape[1]
-        rotation = mean_rotation(model.base, size).to(held)
+        rotation = mean_rotation(model.base, layer, size).to(held)
         scale = (adapter.size / size) ** 0.5
         keys = scale * fitted @ attention.key.transpose(1, 2) @ rotation.T  # (heads, memory size, head size)
         adapter.query.weight.copy_((keys @ attention.query).flatten(0, 1))

@@ -11,11 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stm_rl_agents.base import Agent, reads_of
-from stm_rl_agents.imitation.expert import FLOOR, HindsightExpert
+from stm_rl_agents.imitation.expert import HindsightExpert
 from stm_rl_agents.language.chat import prompt_of
 from stm_rl_agents.language.states import state_of
 from stm_rl_agents.language.tools import Decision, Message, decision_of
 from stm_rl_envs.vector import MemoryVectorEnv
+
+FLOOR = 0.02
+"""Stake, in nats, of a part of a decision on which nothing hangs: what a read costs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,8 @@ def demonstrate(
             masks = env.action_masks()
             advice = expert.advise()
             told, _ = expert.decide(advice, masks, reads_of(observation, masks))
-            stakes = np.stack([lost_at_random(advice.write), lost_at_random(advice.read)]) + FLOOR
+            reads = np.where(advice.read >= expert.level, advice.read, 0)  # noise is no stake
+            stakes = np.stack([lost_at_random(advice.write), lost_at_random(reads)]) + FLOOR
             rows = np.flatnonzero(active).tolist()
             seen = [
                 (prompt_of(episodes, row, short), state_of(episodes, row)) for row in rows

@@ -25,6 +25,7 @@ from stm_rl_agents.language.agent import LanguageAgent
 from stm_rl_agents.language.chat import read_decision, tools_for
 from stm_rl_agents.language.demonstrate import Demonstration
 from stm_rl_agents.language.grpo import FORMAT_WEIGHT
+from stm_rl_agents.language.labelled import score_labelled_only
 from stm_rl_agents.language.returns import Playout
 from stm_rl_agents.language.rewards import prompt_ids
 from stm_rl_agents.language.tools import Decision, Message, parse
@@ -153,6 +154,7 @@ def dpo_trainer(
         raise StmError("there is no pair to learn from; draw more decisions, or take a smaller margin or other states")
     tools = tools_for(tokenizer)
     losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 1.0]}
+    score_labelled_only()
     args = DPOConfig(**{**losses, "report_to": [], "max_length": None, **options})
     # TRL would load the reference from where the model once came from, whatever it has learned since.
     alone = isinstance(model, PreTrainedModel) and peft_config is None and not args.precompute_ref_log_probs

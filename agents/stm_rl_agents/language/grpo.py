@@ -14,6 +14,7 @@ from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
 from stm_rl_agents.language.demonstrate import Demonstration
+from stm_rl_agents.language.labelled import score_labelled_only
 from stm_rl_agents.language.rewards import StateReturns, WellFormed, prompt_ids
 from stm_rl_agents.language.tools import Message
 
@@ -59,6 +60,7 @@ def grpo_trainer(
         **options: Those of TRL's GRPOConfig.
     """
     # Scaled by the batch, not by each group: where only the cost of a write is at stake, little is learned.
+    score_labelled_only()
     args = GRPOConfig(**{"scale_rewards": "batch", "reward_weights": [1.0, FORMAT_WEIGHT], "report_to": [], **options})
     return DecisionTrainer(
         model=model,

@@ -28,6 +28,7 @@ from stm_rl.files import saved, write_json, write_tensors
 from stm_rl_agents.advantages import advantages_of
 from stm_rl_agents.language.agent import MAX_NEW_TOKENS
 from stm_rl_agents.language.grpo import FORMAT_WEIGHT, DecisionTrainer
+from stm_rl_agents.language.labelled import score_labelled_only
 from stm_rl_agents.language.phases import Phase, Player
 from stm_rl_agents.language.value import (
     ValueGradients,
@@ -285,6 +286,7 @@ def ppo_trainer(
     # log-probability does; a mean over each decision's tokens would favour short ones.
     fixed = {"num_generations": 2, "scale_rewards": "none", "loss_type": "dapo"}
     usual = {"num_iterations": 2, "max_completion_length": MAX_NEW_TOKENS, "report_to": []}
+    score_labelled_only()
     args = GRPOConfig(**{**usual, **options, **fixed})
     rows = Dataset.from_dict({"prompt": [""] * (args.generation_batch_size // args.num_generations)})
     return TurnPPOTrainer(

@@ -33,7 +33,7 @@ DECIDING = {
 """TRL's options of methods by which the model makes decisions of its own."""
 DEFAULTS: dict[str, dict[str, Any]] = {
     SFT: {
-        "rows": 12_000,
+        "rows": 32_000,
         "trl": {
             **SMALL,
             "per_device_train_batch_size": 64,
@@ -97,7 +97,7 @@ class FinetuneSettings:
     transcripts: int = 300
     noise: tuple[float, ...] = (0.0, 0.15, 0.3)
     quote: bool = False
-    rows: int = 12_000
+    rows: int = 32_000
     rounds: int = 2
     reference: str = "expert"
     horizons: tuple[int, ...] = (8, 16, 32)

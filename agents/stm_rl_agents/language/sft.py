@@ -9,6 +9,7 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from stm_rl_agents.language.chat import tools_for
+from stm_rl_agents.language.labelled import score_labelled_only
 
 
 class Rowed(Protocol):
@@ -38,6 +39,7 @@ def sft_trainer(
         peft_config: Train low-rank additions only.
         **options: Those of TRL's SFTConfig.
     """
+    score_labelled_only()
     args = SFTConfig(**{"assistant_only_loss": True, "packing": False, "max_length": None, "report_to": [], **options})
     return SFTTrainer(
         model=model,
