@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from helpers import run_main
+from safetensors.torch import load_file
 
 from stm_rl.errors import StmError
 from stm_rl.runs import Run
@@ -70,6 +72,11 @@ def test_imitation_then_reinforcement_then_evaluation(cli: Cli, tmp_path: Path) 
     }
     rows = Run.open(tmp_path / "sft").metrics()
     assert [(row["round"], row["steps"]) for row in rows if "validation/return" in row] == [(0, 0), (0, 2), (1, 4)]
+    best = json.loads((tmp_path / "sft" / "checkpoint" / "best.json").read_text())
+    assert best["return"] == pytest.approx(max(row["validation/return"] for row in rows if "validation/return" in row))
+    kept = load_file(tmp_path / "sft" / "checkpoint" / "best.safetensors")
+    model = load_file(tmp_path / "sft" / "model" / "model.safetensors")
+    assert all(torch.equal(kept[name], model[name]) for name in kept)
     card = (tmp_path / "sft" / "model" / "README.md").read_text()
     head = yaml.safe_load(card.split("---")[1])
     assert head["tags"] == ["stm-rl", "sft"]
@@ -254,5 +261,5 @@ def test_configs_that_come_with_the_project(path: Path, method: str, tmp_path: P
     config = config_class(method)(**options)
     assert config.max_steps == settings.trl.get("max_steps", -1)
     if path.stem == "finetune-cpu":
-        usual = dataclasses.replace(settings, validation_every=0)
-        assert usual == make_settings(method)
+        often = {"validation_every": settings.validation_every}
+        assert settings == dataclasses.replace(make_settings(method), **often)

@@ -161,7 +161,7 @@ def test_same_state_training_makes_likelier_what_pays(expert, task, lesson_env, 
     trainer = grpo_trainer(agent.model, agent.tokenizer, rows, returns, **options, **CPU)
     trainer.train()
     after = drawn(one)
-    assert after.mean() > before.mean() + 0.5 * before.std()
+    assert after.mean() > before.mean() + 0.3 * before.std()
     logs = [row for row in trainer.state.log_history if "reward" in row]
     assert logs[0]["horizon"] == 4
     assert logs[-1]["horizon"] == 8

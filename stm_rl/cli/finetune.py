@@ -123,6 +123,9 @@ def run_finetune(request: FinetuneRequest, settings: FinetuneSettings | None, *,
         say_interrupted("finetune", "while learning", run)
         raise
     if processes.is_main_process:
+        best = learner.take_best(folder)
+        if best is not None:
+            say(f"kept the model that validation found best: return {best:.2f}")
         learner.save(run.folder, _card(task, request, settings, labels))
         agent = LanguageAgent.load(run.folder, device, settings.model_dtype)
         finish(
@@ -156,7 +159,9 @@ def _train(finetuning: Finetuning, run: Run) -> None:
     settings, learner = finetuning.settings, finetuning.learner
 
     def validate(model: Any) -> dict[str, float]:
-        return _validation(finetuning.task, learner.agent(model), settings.validation_episodes)
+        found = _validation(finetuning.task, learner.agent(model), settings.validation_episodes)
+        learner.keep_if_best(model, found["return"], finetuning.folder)
+        return found
 
     before = 0
     for number, make_trainer in enumerate(finetuning.rounds()):

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import LoraConfig, PeftModel
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from stm_rl.errors import StmError
-from stm_rl.files import reading
+from stm_rl.files import reading, saved, write_json, write_tensors
 from stm_rl_agents.language.agent import MODEL, LanguageAgent
 from stm_rl_agents.language.chat import has_template, load_policy_model
 from stm_rl_agents.language.settings import LORA, SFT, FinetuneSettings
 
 ADAPTER = "adapter"
 """In a run folder: the low-rank additions by themselves."""
+BEST = "best"
+"""In the folder of checkpoints: what is trained, as validation found it best."""
 
 
 class Learner:
@@ -107,6 +111,28 @@ class Learner:
                 self.model = PeftModel.from_pretrained(base, checkpoint, is_trainable=True)
             else:
                 self.model, _ = load_policy_model(checkpoint, self.device, self.settings.model_dtype)
+
+    def keep_if_best(self, model: Any, value: float, folder: Path) -> None:
+        """Keep what is trained of a model in ``folder``, if validation says that it is the best so far."""
+        path = folder / f"{BEST}.json"
+        known = json.loads(path.read_text(encoding="utf-8"))["return"] if path.exists() else -math.inf
+        if value > known:
+            model = getattr(model, "module", model)  # without what shares gradients between processes
+            trained = {name: tensor.detach() for name, tensor in model.named_parameters() if tensor.requires_grad}
+            folder.mkdir(parents=True, exist_ok=True)
+            write_tensors(folder / f"{BEST}.safetensors", trained)
+            write_json(path, {"return": value})
+
+    def take_best(self, folder: Path) -> float | None:
+        """Take what validation found best, and return its return; None if nothing was validated."""
+        if not (folder / f"{BEST}.json").exists():
+            return None
+        with saved(folder, BEST, "best model", "begin anew with --force") as (known, tensors):
+            parameters = dict(self.model.named_parameters())
+            with torch.no_grad():
+                for name, tensor in tensors.items():
+                    parameters[name].copy_(tensor)
+            return float(known["return"])
 
     def save(self, folder: Path, card: dict[str, Any]) -> None:
         """Write the agent to a run folder; low-rank additions are merged in, and kept by themselves in ``adapter``."""

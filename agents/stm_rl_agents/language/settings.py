@@ -45,9 +45,22 @@ DEFAULTS: dict[str, dict[str, Any]] = {
             "adam_beta2": 0.98,
         },
     },
-    GRPO: {"rows": 1600, "trl": {**DECIDING, "learning_rate": 1e-4, "num_generations": 8}},
-    PPO: {"num_envs": 16, "trl": {**DECIDING, "learning_rate": 1e-4, "steps_per_generation": 4}},
-    DPO: {"rows": 500, "trl": {**SMALL, "per_device_train_batch_size": 32, "learning_rate": 1e-4, "max_steps": 200}},
+    GRPO: {
+        "rows": 1600,
+        "horizons": [8, 16],
+        "validation_every": 25,
+        "trl": {**DECIDING, "learning_rate": 1e-4, "num_generations": 8},
+    },
+    PPO: {
+        "num_envs": 16,
+        "validation_every": 25,
+        "trl": {**DECIDING, "learning_rate": 1e-4, "steps_per_generation": 4},
+    },
+    DPO: {
+        "rows": 500,
+        "validation_every": 25,
+        "trl": {**SMALL, "per_device_train_batch_size": 32, "learning_rate": 1e-4, "max_steps": 200},
+    },
 }
 """What each method takes unless told otherwise: right for the embedded model on a CPU."""
 RESERVED = {
@@ -82,7 +95,8 @@ class FinetuneSettings:
         least_stake: Least nats that hang on a state to decide in.
         gamma: Discount of a turn.
         num_envs: Episodes played together.
-        validation_every: Training steps from one validation to the next; 0: none.
+        validation_every: Training steps from one validation to the next; 0: none. The model that validation finds best
+            is the one that is kept.
         validation_episodes: Episodes of a validation.
         value: For ppo, settings of its value head; see :class:`~stm_rl_agents.language.ppo.PPOSettings`.
         seed: Seeds everything.
