@@ -147,19 +147,20 @@ def start(tmp_path: Path) -> Path:
     return tmp_path / "start"
 
 
-def test_low_rank_additions_are_merged_and_kept(cli: Cli, tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", ["tiny", "tiny-tools"])  # with tokens that are new, and without
+def test_low_rank_additions_are_merged_and_kept(model: str, cli: Cli, tmp_path: Path) -> None:
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from stm_rl_agents.language.chat import load_policy_model
 
-    lora = ("--method", "sft", "--peft", "lora", "--rounds", 1, "--lr", 0.05, "--steps", 1)
+    lora = ("--method", "sft", "--model", model, "--peft", "lora", "--rounds", 1, "--lr", 0.05, "--steps", 1)
     done = cli("finetune", *FEW, *lora, "--eval-episodes", 0, "--out", "lora")
     assert done.code == 0, done.err
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "lora" / "model")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "lora" / "model")
-    base, _ = load_policy_model("tiny")
+    base, _ = load_policy_model(model)
     ids = tokenizer("<|user|>1\n\nHello", return_tensors="pt")
     with torch.inference_mode():
         plain = base(**ids).logits
@@ -187,7 +188,7 @@ def test_other_methods(method: str, cli: Cli, tmp_path: Path, start: Path) -> No
     ("args", "problem"),
     [
         (("--method", "rl"), "--method is 'rl'; expected one of sft, grpo, ppo, dpo"),
-        (("--method", "grpo"), "give the folder of that run as --init"),
+        (("--method", "grpo", "--model", "tiny"), "give the folder of that run as --init"),
         (("--method", "grpo", "--init", "nowhere"), "holds no language.json"),
         (("--method", "sft", "--pairs", "pairs.jsonl"), "--pairs is for --method dpo"),
         (("--peft", "prefix"), "peft is 'prefix'; expected one of none, lora"),

@@ -74,7 +74,7 @@ class Scripted(LanguageAgent):
         super().__init__(*load_policy_model("tiny"))
         self.likeliest, self.drawn = likeliest, drawn
 
-    def _generate(self, prompts: Any, deterministic: bool) -> list[list[int]]:
+    def generate(self, prompts: Any, deterministic: bool) -> list[list[int]]:
         texts = [self.likeliest if deterministic else self.drawn[i % len(self.drawn)] for i in range(len(prompts))]
         found: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         return found

@@ -16,14 +16,13 @@ from rich.console import Console
 
 from stm_rl.cli.finetune_methods import Finetuning, reference_of
 from stm_rl.cli.imitate import TEXT_REWARD
-from stm_rl.cli.labels import LabelOptions, Labels, label_all, make_expert, make_labels, prepared
+from stm_rl.cli.labels import LabelOptions, Labels, label_training, make_expert, make_labels
 from stm_rl.cli.progress import say
 from stm_rl.cli.running import finish, new_run, restored, say_interrupted
 from stm_rl.cli.task import NO_LM, Task, TaskRequest, make_task
 from stm_rl.errors import StmError
 from stm_rl.evaluation import play
 from stm_rl.files import reading
-from stm_rl.labels import LabelStore
 from stm_rl.runs import Run
 from stm_rl_agents.language.agent import LanguageAgent
 from stm_rl_agents.language.callbacks import Report, RunLog
@@ -114,7 +113,7 @@ def run_finetune(request: FinetuneRequest, settings: FinetuneSettings | None, *,
     run = Run.open(request.out)
     if settings.method != PPO and request.pairs is None:  # these never ask the expert about what is learned from
         with processes.main_process_first():
-            _label(labels, task, request.labels or run.folder / "labels.sqlite", settings.transcripts)
+            label_training(task, labels, request.labels or run.folder / "labels.sqlite", settings.transcripts)
     folder = run.folder / "checkpoint"
     finetuning = Finetuning(task, expert, learner, settings, folder, processes, reference, request.pairs)
     try:
@@ -140,19 +139,6 @@ def run_finetune(request: FinetuneRequest, settings: FinetuneSettings | None, *,
             unit="training steps",
         )
         write_card(run.folder, run.config)
-
-
-def _label(labels: Labels, task: Task, store: Path, count: int) -> None:
-    """Make the labels of the transcripts that are learned from, and keep them in ``store``; none from text."""
-    labeller = labels.labeller
-    if labeller is None:
-        return
-    if labeller.store is None:
-        labeller.store = LabelStore(store)
-        labeller.store.claim(labeller.key)
-    items = prepared(task, "train", count)
-    label_all(labels, items)
-    say(f"labels: {len(items)} transcripts, {labeller.scored} pairs scored, kept in {store}")
 
 
 def _train(finetuning: Finetuning, run: Run) -> None:

@@ -11,14 +11,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from stm_rl.cli.labels import LabelOptions, Labels, label_all, make_expert, make_labels, prepared
+from stm_rl.cli.labels import LabelOptions, Labels, label_training, make_expert, make_labels
 from stm_rl.cli.progress import say
 from stm_rl.cli.running import check_types, finish, new_run, restored, say_interrupted
 from stm_rl.cli.task import NO_LM, Task, TaskRequest, make_task
 from stm_rl.errors import StmError
 from stm_rl.files import reading
-from stm_rl.labels import LabelStore
-from stm_rl.labels.statistics import label_statistics, warning
 from stm_rl.memory_tools import tool_mapping, tool_script
 from stm_rl.readers.split import split_transcripts
 from stm_rl.rewards import as_reward
@@ -92,7 +90,7 @@ def run_imitation(request: ImitateRequest, *, resume: bool, force: bool, as_json
         run = new_run(request.out, request, {"imitation": settings.as_dict()}, force=force)
     try:
         if labels is not None:
-            _label(task, labels, request.labels or run.folder / "labels.sqlite", settings)
+            label_training(task, labels, request.labels or run.folder / "labels.sqlite", settings.transcripts)
         policy = _train(task, settings, run, labels, demonstrations, resume)
     except KeyboardInterrupt:
         say_interrupted("imitate", "while learning", run)
@@ -155,25 +153,6 @@ def _from_tool_calls(tools: str, task: Task) -> tuple[Task, Demonstrations]:
     for reason, entry in list(report.as_dict()["unmappable"].items())[:5]:
         say(f"  not mapped: {entry['count']} because {reason}, first {entry['first']}")
     return task, demonstrations
-
-
-def _label(task: Task, labels: Labels, store: Path, settings: ImitationSettings) -> None:
-    """Make the labels of the transcripts that are learned from, and keep them in ``store``; none from text."""
-    labeller = labels.labeller
-    if labeller is None:
-        return
-    if labeller.store is None:
-        labeller.store = LabelStore(store)
-        labeller.store.claim(labeller.key)
-    if labels.noise is not None:
-        noise = labels.noise
-        say(f"noise: standard deviation {noise.std:.2f} nats; gains below {noise.level:.2f} count as 0")
-    items = prepared(task, "train", settings.transcripts)
-    label_all(labels, items)
-    say(f"labels: {len(items)} transcripts, {labeller.scored} pairs scored, kept in {store}")
-    tables = labeller.label(items)
-    if warned := warning(label_statistics(items, tables, labeller.prepare.window, labels.source.level)):
-        say(f"stm-rl: {warned}")
 
 
 def _train(

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from stm_rl.cli.progress import counted
+from stm_rl.cli.progress import counted, say
 from stm_rl.cli.task import Task
 from stm_rl.errors import StmError
 from stm_rl.labels import Labeller, LabelStore, ModelLabels, Noise, PairSettings, TextLabels, measure_noise
 from stm_rl.labels.sources import LabelSource
+from stm_rl.labels.statistics import label_statistics, warning
 from stm_rl.prepare import Prepared
 from stm_rl_agents.imitation.expert import HindsightExpert
 
@@ -114,3 +115,29 @@ def prepared(task: Task, split: str, count: int | None) -> list[Prepared]:
     prepare = task.make(1, split).episodes.prepare
     available = len(prepare.transcripts)
     return prepare(np.arange(min(count or available, available)).tolist())
+
+
+def label_training(task: Task, labels: Labels, store: Path, count: int) -> None:
+    """Make the labels of the transcripts that are learned from, and keep them in a file; none from text.
+
+    Args:
+        task: The task.
+        labels: What the labels are.
+        store: File to keep them in, unless ``labels`` has one already.
+        count: Transcripts.
+    """
+    labeller = labels.labeller
+    if labeller is None:
+        return
+    if labeller.store is None:
+        labeller.store = LabelStore(store)
+        labeller.store.claim(labeller.key)
+    if labels.noise is not None:
+        noise = labels.noise
+        say(f"noise: standard deviation {noise.std:.2f} nats; gains below {noise.level:.2f} count as 0")
+    items = prepared(task, "train", count)
+    label_all(labels, items)
+    say(f"labels: {len(items)} transcripts, {labeller.scored} pairs scored, kept in {store}")
+    tables = labeller.label(items)
+    if warned := warning(label_statistics(items, tables, labeller.prepare.window, labels.source.level)):
+        say(f"stm-rl: {warned}")

@@ -100,7 +100,7 @@ class Learner:
             target_modules="all-linear",
             # The tokens of our template are new to the model; TRL's losses need the whole matrix in one piece.
             modules_to_save=["embed_tokens"] if self.is_new else None,
-            ensure_weight_tying=True,
+            ensure_weight_tying=self.is_new,
             task_type="CAUSAL_LM",
         )
 
