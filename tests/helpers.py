@@ -22,6 +22,16 @@ from stm_rl.transcript import Probe, Transcript, Turn
 KNOWN, UNKNOWN = 0.25, 3.0
 """Nats that a word costs :class:`WordLM` if its context holds it, and if not."""
 
+TRL_ON_CPU = {
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "disable_tqdm": True,
+    "save_strategy": "no",
+    "logging_steps": 1,
+}
+"""Options of TRL's trainers for a few quick steps on a CPU."""
+
 
 class WordLM:
     """Predicts a word well if the context holds it; adds a little noise that is fixed by the texts.

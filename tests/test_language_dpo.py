@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import trl
+from helpers import TRL_ON_CPU as CPU
 from helpers import WordLM
 from peft import LoraConfig
 
@@ -32,14 +33,6 @@ from stm_rl_envs import MemorySettings, MemoryVectorEnv
 pytestmark = pytest.mark.filterwarnings("ignore:.*will be removed in v6:FutureWarning")
 MEMORY = MemorySettings(slots=2, window=1, reads=1)
 TRANSCRIPTS = [DialogueWorld(turns=10, min_gap=1, max_gap=2).generate(seed) for seed in range(6)]
-CPU = {
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "disable_tqdm": True,
-    "save_strategy": "no",
-    "logging_steps": 1,
-}
 WRITE_1, WRITE_2, READ_2 = Decision(1), Decision(2, text="user: keys"), Decision(reads=(2,))
 PROMPT = [{"role": "user", "content": "1\n2\n\nuser: The keys are in the hall."}]
 BAD = {"role": "assistant", "content": "", "tool_calls": [

@@ -4,6 +4,7 @@ import logging
 
 import numpy as np
 import pytest
+from helpers import TRL_ON_CPU as CPU
 
 from stm_rl.cli.labels import LabelOptions, make_expert, make_labels
 from stm_rl.cli.task import Task
@@ -25,14 +26,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 TRANSCRIPTS = 24
-CPU = {
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "disable_tqdm": True,
-    "save_strategy": "no",
-    "logging_steps": 1,
-}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import trl
+from helpers import TRL_ON_CPU as CPU
 from helpers import WordLM, numbered, transcript
 from transformers import AutoModelForCausalLM
 from transformers.utils import get_json_schema
@@ -40,14 +41,6 @@ from stm_rl_envs import MemoryEnv, MemorySettings, MemoryVectorEnv
 pytestmark = pytest.mark.filterwarnings("ignore:.*will be removed in v6:FutureWarning")
 MEMORY = MemorySettings(slots=2, window=1, reads=2)
 TRANSCRIPTS = [DialogueWorld(turns=10, min_gap=1, max_gap=2).generate(seed) for seed in range(4)]
-CPU = {
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "disable_tqdm": True,
-    "save_strategy": "no",
-    "logging_steps": 1,
-}
 
 
 def make_env(count: int) -> MemoryVectorEnv:

@@ -16,10 +16,10 @@ from rich.console import Console
 
 from stm_rl.cli.finetune_methods import Finetuning, reference_of
 from stm_rl.cli.imitate import TEXT_REWARD
-from stm_rl.cli.labels import LabelOptions, Labels, label_training, make_expert, make_labels
+from stm_rl.cli.labels import LabelledRequest, Labels, label_training, make_expert, make_labels
 from stm_rl.cli.progress import say
 from stm_rl.cli.running import finish, new_run, restored, say_interrupted
-from stm_rl.cli.task import NO_LM, Task, TaskRequest, make_task
+from stm_rl.cli.task import NO_LM, Task, make_task
 from stm_rl.errors import StmError
 from stm_rl.evaluation import play
 from stm_rl.files import reading
@@ -37,30 +37,13 @@ SHOWN = {"loss": "loss", "reward": "reward", "validation/return": "validation re
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FinetuneRequest(TaskRequest):
+class FinetuneRequest(LabelledRequest):
     """The command-line values of ``stm-rl finetune``; see ``stm-rl finetune --help``."""
 
     out: Path
     init: Path | None
     pairs: Path | None
-    labels: Path | None
-    signal: str
-    lookback: int
-    prefilter: str
-    candidates: int
-    noise_level: float | None
     eval_episodes: int
-
-    @property
-    def label_options(self) -> LabelOptions:
-        """What shapes the labels."""
-        return LabelOptions(
-            signal="text" if self.lm == NO_LM else self.signal,
-            lookback=self.lookback,
-            prefilter=self.prefilter,
-            candidates=self.candidates,
-            noise_level=self.noise_level,
-        )
 
 
 def new_settings(

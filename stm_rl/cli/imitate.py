@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from stm_rl.cli.labels import LabelOptions, Labels, label_training, make_expert, make_labels
+from stm_rl.cli.labels import LabelledRequest, Labels, label_training, make_expert, make_labels
 from stm_rl.cli.progress import say
 from stm_rl.cli.running import check_types, finish, new_run, restored, say_interrupted
-from stm_rl.cli.task import NO_LM, Task, TaskRequest, make_task
+from stm_rl.cli.task import NO_LM, Task, make_task
 from stm_rl.errors import StmError
 from stm_rl.files import reading
 from stm_rl.memory_tools import tool_mapping, tool_script
@@ -33,7 +33,7 @@ TEXT_REWARD = "hindsight[shaped=false]=1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImitateRequest(TaskRequest):
+class ImitateRequest(LabelledRequest):
     """The command-line values of ``stm-rl imitate``; see ``stm-rl imitate --help``."""
 
     out: Path
@@ -41,26 +41,9 @@ class ImitateRequest(TaskRequest):
     loss: str
     episodes: int
     rounds: int | None
-    labels: Path | None
     demonstrations: Path | None
     tools: str | None
-    signal: str
-    lookback: int
-    prefilter: str
-    candidates: int
-    noise_level: float | None
     eval_episodes: int
-
-    @property
-    def label_options(self) -> LabelOptions:
-        """What shapes the labels."""
-        return LabelOptions(
-            signal="text" if self.lm == NO_LM else self.signal,
-            lookback=self.lookback,
-            prefilter=self.prefilter,
-            candidates=self.candidates,
-            noise_level=self.noise_level,
-        )
 
 
 def run_imitation(request: ImitateRequest, *, resume: bool, force: bool, as_json: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from stm_rl.cli.progress import counted, say
-from stm_rl.cli.task import Task
+from stm_rl.cli.task import NO_LM, Task, TaskRequest
 from stm_rl.errors import StmError
 from stm_rl.labels import Labeller, LabelStore, ModelLabels, Noise, PairSettings, TextLabels, measure_noise
 from stm_rl.labels.sources import LabelSource
@@ -42,6 +42,29 @@ class LabelOptions:
     def pairs(self) -> PairSettings:
         """Which pairs are scored."""
         return PairSettings(self.lookback, self.prefilter, self.candidates)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledRequest(TaskRequest):
+    """The command-line values of commands that learn from labels."""
+
+    labels: Path | None
+    signal: str
+    lookback: int
+    prefilter: str
+    candidates: int
+    noise_level: float | None
+
+    @property
+    def label_options(self) -> LabelOptions:
+        """What shapes the labels."""
+        return LabelOptions(
+            signal=FROM_TEXT if self.lm == NO_LM else self.signal,
+            lookback=self.lookback,
+            prefilter=self.prefilter,
+            candidates=self.candidates,
+            noise_level=self.noise_level,
+        )
 
 
 @dataclass(frozen=True, slots=True)

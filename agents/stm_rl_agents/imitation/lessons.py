@@ -102,9 +102,7 @@ def collect(
             advice = expert.advise()
             told, stakes = expert.decide(advice, masks, reads_of(observation, masks))
             actions = told.copy() if actor is expert else actor.act(observation, masks, deterministic=False)
-            thrown = rng.random(len(actions)) < noise
-            legal = masks[:, : observation["slots"].shape[1] + 1]
-            actions[thrown, 0] = (rng.random(legal.shape) * legal).argmax(1)[thrown]
+            throw_off(actions, masks, observation["slots"].shape[1], noise, rng)
             rows = np.flatnonzero(active)
             parts.append(
                 {
@@ -120,3 +118,12 @@ def collect(
             active &= ~(terminated | truncated)
         on_episodes(len(chunk))
     return Lessons.joined([Lessons(part) for part in parts])
+
+
+def throw_off(
+    actions: NDArray[np.int64], masks: NDArray[np.bool_], slots: int, noise: float, rng: np.random.Generator
+) -> None:
+    """Put random legal writes in place of some, with a probability of ``noise`` each."""
+    thrown = rng.random(len(actions)) < noise
+    legal = masks[:, : slots + 1]
+    actions[thrown, 0] = (rng.random(legal.shape) * legal).argmax(1)[thrown]

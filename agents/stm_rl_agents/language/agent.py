@@ -13,7 +13,7 @@ import torch
 from stm_rl.errors import StmError
 from stm_rl.files import reading, write_json
 from stm_rl_agents.base import Actions, Agent, Masks
-from stm_rl_agents.language.chat import is_short, load_policy_model, prompt_of, read_decision, tools_for
+from stm_rl_agents.language.chat import is_short, load_policy_model, prompt_ids, prompt_of, read_decision
 from stm_rl_agents.language.tools import Decision, Message
 from stm_rl_envs.episodes import Episodes
 from stm_rl_envs.vector import MemoryVectorEnv
@@ -88,9 +88,7 @@ class LanguageAgent(Agent):
             reads: Most slots that are read.
             deterministic: Take the likeliest tokens instead of drawing them.
         """
-        options: Any = {"add_generation_prompt": True, "tokenize": True, "return_dict": False}
-        tools = tools_for(self.tokenizer)
-        ids = [self.tokenizer.apply_chat_template(list(prompt), tools=tools, **options) for prompt in prompts]
+        ids = prompt_ids(self.tokenizer, prompts)
         order = sorted(range(len(ids)), key=lambda index: len(ids[index]))  # little padding
         found: dict[int, Decision] = {}
         for first in range(0, len(order), self.batch):

@@ -243,6 +243,17 @@ def tools_for(tokenizer: Any) -> list[Any] | None:
     return None if is_short(tokenizer) else TOOLS
 
 
+def prompt_ids(tokenizer: Any, prompts: Sequence[Sequence[Message]]) -> list[list[int]]:
+    """Return the tokens of prompts, up to where the model begins to write."""
+    if not prompts:
+        return []
+    options: Any = {"add_generation_prompt": True, "tokenize": True, "return_dict": False}
+    found: list[list[int]] = tokenizer.apply_chat_template(
+        [list(prompt) for prompt in prompts], tools=tools_for(tokenizer), **options
+    )
+    return found
+
+
 def read_decision(tokenizer: Any, prompt: Sequence[int], ids: Sequence[int], slots: int, reads: int) -> Decision:
     """Return the decision that a model wrote.
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from stm_rl_agents.base import Agent, reads_of
 from stm_rl_agents.imitation.expert import HindsightExpert
+from stm_rl_agents.imitation.lessons import throw_off
 from stm_rl_agents.language.chat import prompt_of
 from stm_rl_agents.language.states import state_of
 from stm_rl_agents.language.tools import Decision, Message, decision_of
@@ -104,9 +105,7 @@ def demonstrate(
                     found.append(shown(decision=replace(own, reads=decision.reads), stake=read))
                 else:
                     found.append(shown(decision=decision, stake=write + read))
-            thrown = rng.random(len(actions)) < noise
-            legal = masks[:, : observation["slots"].shape[1] + 1]
-            actions[thrown, 0] = (rng.random(legal.shape) * legal).argmax(1)[thrown]
+            throw_off(actions, masks, observation["slots"].shape[1], noise, rng)
             observation, _, terminated, truncated, _ = env.step(actions)
             active &= ~(terminated | truncated)
         on_episodes(len(chunk))

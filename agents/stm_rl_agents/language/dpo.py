@@ -22,12 +22,11 @@ from stm_rl.files import write_jsonl
 from stm_rl.readers.json_values import json_list, json_object, load_json, member
 from stm_rl.readers.records import Place
 from stm_rl_agents.language.agent import LanguageAgent
-from stm_rl_agents.language.chat import read_decision, tools_for
+from stm_rl_agents.language.chat import prompt_ids, read_decision, tools_for
 from stm_rl_agents.language.demonstrate import Demonstration
 from stm_rl_agents.language.grpo import FORMAT_WEIGHT
 from stm_rl_agents.language.labelled import score_labelled_only
 from stm_rl_agents.language.returns import Playout
-from stm_rl_agents.language.rewards import prompt_ids
 from stm_rl_agents.language.tools import Decision, Message, parse
 
 ROLES = ("system", "user", "assistant", "tool")

@@ -13,9 +13,10 @@ import numpy as np
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
+from stm_rl_agents.language.chat import prompt_ids
 from stm_rl_agents.language.demonstrate import Demonstration
 from stm_rl_agents.language.labelled import score_labelled_only
-from stm_rl_agents.language.rewards import StateReturns, WellFormed, prompt_ids
+from stm_rl_agents.language.rewards import StateReturns, WellFormed
 from stm_rl_agents.language.tools import Message
 
 FORMAT_WEIGHT = 0.2

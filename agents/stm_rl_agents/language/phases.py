@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stm_rl_agents.language.chat import is_short, prompt_of, read_decision
-from stm_rl_agents.language.rewards import prompt_ids
+from stm_rl_agents.language.chat import is_short, prompt_ids, prompt_of, read_decision
 from stm_rl_agents.language.tools import Message
 from stm_rl_envs.episodes import StepResult
 from stm_rl_envs.vector import MemoryVectorEnv
@@ -73,7 +72,7 @@ class Player:
     def _prompts(self, rows: list[int]) -> tuple[list[list[Message]], list[list[int]]]:
         """Return what the model is shown in some of the episodes, and its tokens."""
         prompts = [prompt_of(self.env.episodes, row, is_short(self.tokenizer)) for row in rows]
-        return prompts, prompt_ids(self.tokenizer, prompts) if prompts else []
+        return prompts, prompt_ids(self.tokenizer, prompts)
 
     def play(self, turns: int) -> Phase:
         """Play some turns of every episode; those that end begin anew."""

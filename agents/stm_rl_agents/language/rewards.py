@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stm_rl.errors import StmError
-from stm_rl_agents.language.chat import read_decision, tools_for
+from stm_rl_agents.language.chat import prompt_ids, read_decision
 from stm_rl_agents.language.returns import Playout
 from stm_rl_agents.language.tools import Decision, Message
 
@@ -97,10 +97,3 @@ def equal_share(states: Sequence[str], returns: NDArray[np.float64]) -> float:
     for state, value in zip(states, returns.tolist(), strict=True):
         groups.setdefault(state, []).append(value)
     return float(np.mean([max(values) - min(values) < 1e-6 for values in groups.values()]))
-
-
-def prompt_ids(tokenizer: Any, prompts: Sequence[list[Message]]) -> list[list[int]]:
-    """Return the tokens of prompts, up to where the model begins to write."""
-    options: Any = {"add_generation_prompt": True, "tokenize": True, "return_dict": False}
-    found: list[list[int]] = tokenizer.apply_chat_template(list(prompts), tools=tools_for(tokenizer), **options)
-    return found
