@@ -78,8 +78,9 @@ class Run:
     def log(self, row: dict[str, Any]) -> None:
         """Append a row to ``metrics.jsonl``; numbers that JSON does not know become null."""
         known = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}
+        line = json.dumps(known, allow_nan=False) + "\n"
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(known, allow_nan=False) + "\n")
+            file.write(line)
 
     def forget_after(self, steps: int, name: str = "steps") -> None:
         """Drop the rows of ``metrics.jsonl`` whose ``name`` is past ``steps``; they are younger than the checkpoint."""

@@ -287,7 +287,8 @@ def test_interrupted_training_is_resumed_and_loses_nothing(cli: Cli, tmp_path: P
     process = subprocess.Popen(
         command(*args), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    while not (folder / "metrics.jsonl").exists() and process.poll() is None:
+    metrics = folder / "metrics.jsonl"
+    while not (metrics.exists() and metrics.stat().st_size) and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
