@@ -72,6 +72,11 @@ class Gains:
     result: Callable[[], NDArray[np.float64]]
 
 
+def encode(encoder: TextEncoder, texts: Sequence[str]) -> NDArray[np.float32]:
+    """Return texts as observations show them: encoded, each number -8 to 8, shape ``(len(texts), d)``."""
+    return np.clip(encoder(texts), -8.0, 8.0)
+
+
 class Preparer:
     """Prepares transcripts and keeps those it prepared last.
 
@@ -242,7 +247,7 @@ class Preparer:
         return self._contexts(quoted, item.lines[first:turn], speaker, "" if spare else item.targets[turn], spare)
 
     def _encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        return np.clip(self.encoder(texts), -8.0, 8.0)
+        return encode(self.encoder, texts)
 
     def _prepare(self, transcripts: Sequence[Transcript]) -> list[Prepared]:
         lines = [[line(turn) for turn in transcript.turns] for transcript in transcripts]

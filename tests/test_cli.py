@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
@@ -166,8 +167,8 @@ def test_training_leaves_everything_behind(finished: tuple[Path, Result]) -> Non
     assert result.code == 0, result.err
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert files == {
-        "checkpoint/state.json", "checkpoint/state.safetensors", "config.yaml", "eval.json", "learning_curve.png",
-        "metrics.jsonl", "policy.json", "policy.safetensors", "traces.jsonl",
+        "checkpoint/state.json", "checkpoint/state.safetensors", "config.yaml", "episodes.json", "eval.json",
+        "learning_curve.png", "metrics.jsonl", "policy.json", "policy.safetensors", "traces.jsonl",
     }  # fmt: skip
     run = Run.open(folder)
     assert run.config["command"].startswith("stm-rl train --preset smoke")
@@ -178,6 +179,21 @@ def test_training_leaves_everything_behind(finished: tuple[Path, Result]) -> Non
     traces = [json.loads(text) for text in (folder / "traces.jsonl").read_text().splitlines()]
     assert {trace["agent"] for trace in traces} == {"none", "oracle", "ppo"}
     assert all(len(trace["steps"]) == 39 for trace in traces)
+
+
+def test_evaluation_leaves_what_each_agent_earned_in_each_episode(finished: tuple[Path, Result]) -> None:
+    folder, _ = finished
+    report = json.loads((folder / "eval.json").read_text())
+    details = json.loads((folder / "episodes.json").read_text())
+    assert details["env"] == report["env"]
+    assert list(details["agents"]) == list(report["agents"])
+    for name, entry in report["agents"].items():
+        (one,) = details["agents"][name]
+        assert one["seed"] == 0
+        assert np.mean(one["return"]) == pytest.approx(entry["return"]["mean"], abs=1e-3)
+        assert np.mean(one["coherence_gain"]) == pytest.approx(entry["coherence_gain"]["mean"], abs=1e-3)
+        total = np.sum(list(one["terms"].values()), axis=0)
+        np.testing.assert_allclose(total, one["return"], atol=1e-3)
 
 
 def test_training_says_how_it_went(finished: tuple[Path, Result]) -> None:

@@ -67,8 +67,8 @@ def test_imitation_then_reinforcement_then_evaluation(cli: Cli, tmp_path: Path) 
     assert "expert" in report["agents"]
     assert "malformed" not in report["agents"]["expert"]
     assert {path.name for path in (tmp_path / "sft").iterdir()} == {
-        *("config.yaml", "metrics.jsonl", "language.json", "model", "eval.json", "traces.jsonl"),
-        *("learning_curve.png", "labels.sqlite", "checkpoint"),
+        *("config.yaml", "metrics.jsonl", "language.json", "model", "eval.json", "episodes.json"),
+        *("traces.jsonl", "learning_curve.png", "labels.sqlite", "checkpoint"),
     }
     rows = Run.open(tmp_path / "sft").metrics()
     assert [(row["round"], row["steps"]) for row in rows if "validation/return" in row] == [(0, 0), (0, 2), (1, 4)]

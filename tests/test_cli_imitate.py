@@ -53,6 +53,7 @@ def test_the_whole_road(cli: Cli, tmp_path: Path) -> None:
         "policy.json",
         "labels.sqlite",
         "traces.jsonl",
+        "episodes.json",
         "learning_curve.png",
         "checkpoint",
     }

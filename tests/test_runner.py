@@ -9,6 +9,8 @@ import pytest
 import torch
 from helpers import WordLM, numbered
 
+from stm_rl.cli.evaluate import trace_extremes
+from stm_rl.cluster import Stage
 from stm_rl.evaluation import Played, play
 from stm_rl.features import HashedWords
 from stm_rl.lm import ScoringEngine
@@ -21,7 +23,7 @@ from stm_rl_envs.vector import MemoryVectorEnv
 from stm_rl_envs.view import GLOBAL_FEATURES, SLOT_FEATURES
 
 FAST: dict[str, Any] = {"lm": ScoringEngine(WordLM()), "encoder": HashedWords(16)}
-MEASURES = [field.name for field in fields(Played) if field.name != "traces"]
+MEASURES = [field.name for field in fields(Played) if field.name not in ("terms", "traces")]
 
 
 def dialogues(count: int, full_context: bool) -> DialogueVectorEnv:
@@ -100,6 +102,7 @@ def test_trace_shows_the_turns() -> None:
     lines = [str(turn) for turn in transcript.turns]
     assert trace["agent"] == "oracle"
     assert trace["transcript"] == transcript.id
+    assert trace["episode"] == 3
     assert [step["turn"] for step in trace["steps"]] == lines[:-1]
     assert [step["next_turn"] for step in trace["steps"]] == lines[1:]
 
@@ -110,10 +113,34 @@ def test_only_the_first_episodes_are_traced(traces: int, expected: int) -> None:
     assert [trace["transcript"] for trace in played.traces] == [str(index) for index in range(expected)]
 
 
+def test_best_and_worst_episodes_are_traced_beside_those_without_memory() -> None:
+    agents = {name: [named(name)()] for name in ("none", "salience")}
+    played = {name: [play(one[0], dialogues, range(12), traces=3)] for name, one in agents.items()}
+    traces = [trace for one in played.values() for trace in one[0].traces]
+    traces += trace_extremes(Stage(agents, dialogues), ["salience"], played)
+    keys = [(trace["agent"], trace["episode"]) for trace in traces]
+    assert len(set(keys)) == len(keys)
+    order = np.argsort(played["salience"][0].returns).tolist()
+    for name in agents:
+        assert {episode for agent, episode in keys if agent == name} == {0, 1, 2, *order[:2], *order[-2:]}
+    for trace in traces:
+        expected = played[trace["agent"]][0].returns[trace["episode"]]
+        assert sum(step["reward"] for step in trace["steps"]) == pytest.approx(expected, abs=1e-2)
+
+
 def test_gain_and_costs_make_the_return() -> None:
     played = play(named("similarity")(), dialogues, range(8))
     np.testing.assert_allclose(played.returns, played.gains - 0.01 * played.writes - 0.02 * played.reads)
     assert played.reads.sum() > 8
+
+
+def test_terms_add_up_to_the_return() -> None:
+    played = play(named("similarity")(), dialogues, range(5), batch=2)
+    assert set(played.terms) == {"coherence", "write_cost", "read_cost"}
+    np.testing.assert_allclose(np.sum(list(played.terms.values()), axis=0), played.returns)
+    np.testing.assert_allclose(played.terms["write_cost"], -0.01 * played.writes)
+    joined = Played.joined([played, played])
+    assert joined.terms["read_cost"] == played.terms["read_cost"] * 2
 
 
 def test_only_the_full_context_agent_gets_the_full_context() -> None:

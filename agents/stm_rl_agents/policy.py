@@ -147,17 +147,34 @@ class PolicyAgent(Agent):
 
     def act_batch(self, observation: Observation, action_masks: Masks, deterministic: bool) -> Actions:
         """Return the policy's actions."""
+        logits = self._logits(observation, action_masks)
+        if not deterministic:
+            uniform = torch.rand(logits.shape, generator=self.generator).clamp_min(1e-20)
+            logits = logits - torch.log(-torch.log(uniform))  # Gumbel-max draw
+        return np.asarray(logits.argmax(-1).numpy(), np.int64)
+
+    def act_with_probabilities(
+        self, observation: Observation, action_masks: Masks
+    ) -> tuple[Actions, NDArray[np.float32]]:
+        """Return the likeliest actions, and how likely each choice was.
+
+        Returns:
+            Actions as :meth:`act_batch` gives them, and probabilities of shape ``(n, 1 + R, K + 1)``: of the write,
+            then of each read; 0 first, for none.
+        """
+        logits = self._logits(observation, action_masks)
+        return np.asarray(logits.argmax(-1).numpy(), np.int64), logits.softmax(-1).numpy()
+
+    def _logits(self, observation: Observation, action_masks: Masks) -> Tensor:
+        """Return the logits of actions, shape ``(n, 1 + R, K + 1)``; those of illegal ones are -infinity."""
         reads = reads_of(observation, action_masks)
         self._check_reads(reads)
         self._check_text_size(observation["turn"].shape[-1])
         with torch.inference_mode():
             logits, _ = self.network({name: torch.as_tensor(value) for name, value in observation.items()})
         shape = (len(action_masks), 1 + reads, -1)
-        logits = logits.masked_fill(~torch.as_tensor(action_masks), -torch.inf).reshape(shape)
-        if not deterministic:
-            uniform = torch.rand(logits.shape, generator=self.generator).clamp_min(1e-20)
-            logits = logits - torch.log(-torch.log(uniform))  # Gumbel-max draw
-        return np.asarray(logits.argmax(-1).numpy(), np.int64)
+        legal: Tensor = logits.masked_fill(~torch.as_tensor(action_masks), -torch.inf)
+        return legal.reshape(shape)
 
     def save(self, folder: str | Path) -> None:
         """Write ``policy.safetensors`` and ``policy.json`` into ``folder``."""

@@ -126,11 +126,15 @@ class View:
 
     def start(self, rows: IntArray, items: Sequence[Prepared]) -> None:
         """Show the first turns of episodes that begin with empty memories."""
+        self._clear(rows)
+        self._now.take((rows,), items, [0] * len(items))
+
+    def _clear(self, rows: IntArray) -> None:
+        """Forget what came before the current turns of episodes, and what their slots held."""
         self._slots.empty((rows,))
         self._recent[rows] = self._overlap[rows] = self._overlap_previous[rows] = self.overlap_since[rows] = 0
         self._named_by_turn[rows] = self._names_speaker[rows] = False
         self._previous_words[rows] = self._previous_speaker[rows] = -1
-        self._now.take((rows,), items, [0] * len(items))
 
     def write(self, rows: IntArray, slots: IntArray) -> None:
         """Show that the current turns of ``rows`` have been written to ``slots``, one each, shape ``(m,)``."""
@@ -167,13 +171,13 @@ class View:
 
     def restore(self, items: Sequence[Prepared], steps: IntArray, overlap_since: NDArray[np.float32]) -> None:
         """Show all episodes at given steps, with the memory as it is."""
-        self.start(np.arange(self.n), items)
+        self._clear(np.arange(self.n))
         rows, slots = np.nonzero(self.memory.occupied)
         self._slots.take((rows, slots), [items[row] for row in rows.tolist()], self.memory.turn[rows, slots].tolist())
         self.overlap_since = overlap_since.copy()
         for row, (item, step) in enumerate(zip(items, steps.tolist(), strict=True)):
-            back = item.vectors[:step][::-1][: self._recent.shape[1]]
-            self._recent[row, : len(back)] = back
+            for number in range(min(step, self._recent.shape[1])):
+                self._recent[row, number] = item.vectors[step - 1 - number]
             if step:
                 self._previous_words[row], self._previous_speaker[row] = item.words[step - 1], item.speakers[step - 1]
         self._overlap_previous = overlap(self._slots.words, self._previous_words[:, None])

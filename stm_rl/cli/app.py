@@ -9,6 +9,7 @@ import typer
 
 import stm_rl
 from stm_rl.cli.cache_app import cache_app
+from stm_rl.cli.compare_app import compare
 from stm_rl.cli.demonstrate_app import demos_app
 from stm_rl.cli.finetune_app import finetune
 from stm_rl.cli.many import ManyValues
@@ -41,6 +42,9 @@ from stm_rl.cli.options import (
     Transcripts,
 )
 from stm_rl.cli.plugin_app import init_app, validate_app
+from stm_rl.cli.report_app import report
+from stm_rl.cli.review_app import review_app
+from stm_rl.cli.serve_app import serve
 
 app = typer.Typer(
     help="""Teach a language model what to remember.
@@ -408,6 +412,9 @@ def recurrent(
 
 
 app.command()(finetune)
+app.command()(report)
+app.command()(serve)
+app.command()(compare)
 
 
 @app.command(name="eval")
@@ -482,6 +489,7 @@ app.add_typer(bench, name="bench")
 app.add_typer(init_app, name="init")
 app.add_typer(validate_app, name="validate")
 app.add_typer(demos_app, name="demos")
+app.add_typer(review_app, name="review")
 app.add_typer(cache_app, name="cache")
 
 

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -32,6 +33,9 @@ from stm_rl_agents.loading import Trained, load_agent
 from stm_rl_envs.vector import MemoryVectorEnv
 
 TRACED_EPISODES = 3
+"""The first episodes are recorded turn by turn."""
+EXTREME_EPISODES = 2
+"""So are as many of the best, and of the worst, of each learned agent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +54,7 @@ class Evaluation:
 
     Attributes:
         report: Contents of ``eval.json``.
+        details: Contents of ``episodes.json``: what each agent earned in each episode.
         traces: Contents of ``traces.jsonl``.
         against_best: Paired difference of returns between each learned agent and the best budgeted
             heuristic, by agent.
@@ -57,6 +62,7 @@ class Evaluation:
     """
 
     report: dict[str, Any]
+    details: dict[str, Any]
     traces: list[dict[str, Any]]
     against_best: dict[str, dict[str, Any]]
     best_heuristic: str
@@ -210,11 +216,67 @@ def evaluate_task(
             name: {**summarize(results, bootstrap), **malformed(stage.agents[name])} for name, results in played.items()
         },
     }
+    details = {
+        "env": task.name,
+        "agents": {
+            name: [_details(agent, one, seed) for agent, one in zip(stage.agents[name], results, strict=True)]
+            for name, results in played.items()
+        },
+    }
     budgeted = [agent.name for agent in heuristics()]
     best = max(budgeted, key=lambda name: report["agents"][name]["return"]["mean"])
     against = {name: difference(played[name], played[best], bootstrap) for name in learned}
     shown = [trace for results in played.values() for trace in results[0].traces]
-    return Evaluation(report, shown, against, best)
+    shown += trace_extremes(stage, list(learned), played)
+    return Evaluation(report, details, shown, against, best)
+
+
+def _details(agent: Player, played: Played, seed: int) -> dict[str, Any]:
+    """Return what one agent earned in each episode; ``seed`` is that of agents that were not trained."""
+    return {
+        "seed": int(getattr(agent, "card", {}).get("seed", seed)),
+        **{
+            name: [round(value, 4) for value in values]
+            for name, values in (("return", played.returns.tolist()), ("coherence_gain", played.gains.tolist()))
+        },
+        "terms": {name: [round(value, 4) for value in values] for name, values in played.terms.items()},
+    }
+
+
+def trace_extremes(stage: Stage, learned: Sequence[str], played: dict[str, list[Played]]) -> list[dict[str, Any]]:
+    """Return traces of the best and worst episodes of each learned agent, and of ``none`` in the same episodes.
+
+    They are known only after all episodes were played, so these few are played again; scores are in the cache.
+
+    Args:
+        stage: The agents and their environment.
+        learned: Names of learned agents; of each the first seed is traced.
+        played: What each agent did in all episodes, once for each seed.
+    """
+    none = "none"
+    found: list[dict[str, Any]] = []
+    wanted: dict[str, list[int]] = {none: []}
+    for name in learned:
+        gained = np.argsort(played[name][0].returns - played[none][0].returns, kind="stable").tolist()
+        wanted[name] = list(dict.fromkeys([*gained[-EXTREME_EPISODES:], *gained[:EXTREME_EPISODES]]))
+        wanted[none] += wanted[name]
+    for name, episodes in wanted.items():
+        known = {trace["episode"] for trace in played[name][0].traces}
+        left = sorted(set(episodes) - known)
+        if left:
+            found += play(stage.agents[name][0], stage.make_env, left, traces=len(left)).traces
+    return found
+
+
+def write_evaluation(result: Evaluation, out: Path) -> None:
+    """Write ``eval.json``, or whatever its name shall be, and ``episodes.json`` beside it."""
+    write_json(out, result.report)
+    write_json(details_path(out), result.details)
+
+
+def details_path(out: Path) -> Path:
+    """Return where the details of an evaluation are: ``episodes.json``, or ``NAME.episodes.json`` beside NAME.json."""
+    return out.with_name("episodes.json" if out.name == "eval.json" else f"{out.stem}.episodes.json")
 
 
 def malformed(agents: Sequence[Player]) -> dict[str, float]:
@@ -259,7 +321,7 @@ def run_evaluation(request: EvalRequest, *, out: Path | None, traces: Path | Non
         with connect(request.ray, request.device, request.ray_workers, request.threads) as cluster:
             result = play_all(on=(cluster, partial(_stage_on_actor, there, sent, learned, split, level)))
     if out is not None:
-        write_json(out, result.report)
+        write_evaluation(result, out)
     if traces is not None:
         write_jsonl(traces, result.traces)
     show(result, as_json)

@@ -12,11 +12,11 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import stm_rl
 from stm_rl.cli.cache import say_found
-from stm_rl.cli.evaluate import evaluate_task, show
+from stm_rl.cli.evaluate import evaluate_task, show, write_evaluation
 from stm_rl.cli.sources import parse_source
 from stm_rl.cli.task import Task, TaskRequest
 from stm_rl.evaluation.plot import ENV_STEPS, plot_learning_curve
-from stm_rl.files import write_json, write_jsonl
+from stm_rl.files import write_jsonl
 from stm_rl.readers import READERS
 from stm_rl.runs import Run
 from stm_rl_agents.base import Agent
@@ -94,7 +94,10 @@ def finish(
     more: Sequence[Agent] = (),
     unit: str = ENV_STEPS,
 ) -> None:
-    """Evaluate the policy of a run, write ``eval.json``, ``traces.jsonl`` and the learning curve; print the table."""
+    """Evaluate the policy of a run; write ``eval.json``, ``episodes.json``, ``traces.jsonl`` and the learning curve.
+
+    Prints the table.
+    """
     title = f"{task.name}, seed {seed}"
     references: dict[str, float] = {}
     result = None
@@ -104,7 +107,7 @@ def finish(
         except KeyboardInterrupt:
             say_interrupted(command, "while evaluating", run)
             raise
-        write_json(run.folder / "eval.json", result.report)
+        write_evaluation(result, run.folder / "eval.json")
         write_jsonl(run.folder / "traces.jsonl", result.traces)
         agents = result.report["agents"]
         names = [name for name in ("oracle", "informed", result.best_heuristic) if name in agents]

@@ -14,6 +14,8 @@ from stm_rl.errors import StmError
 FloatArray = NDArray[np.float64]
 BATCH = 64
 """Environments stepped together."""
+TERM = "reward/"
+"""What the names of reward terms begin with in infos."""
 
 
 class Player(Protocol):
@@ -53,7 +55,8 @@ class Played:
         reads: Turns put in front of the model.
         asked: Dependent turns with evidence outside the window.
         recalled: Those of them whose whole evidence the memory held.
-        traces: The first episodes in full.
+        terms: Sums of the weighted reward terms by name, each as ``n`` numbers.
+        traces: Episodes in full, as far as they were asked for.
     """
 
     returns: FloatArray
@@ -64,6 +67,7 @@ class Played:
     reads: FloatArray
     asked: FloatArray
     recalled: FloatArray
+    terms: dict[str, list[float]] = field(default_factory=dict)
     traces: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
@@ -72,9 +76,10 @@ class Played:
         values = {
             field.name: np.concatenate([getattr(part, field.name) for part in parts])
             for field in fields(cls)
-            if field.name != "traces"
+            if field.name not in ("terms", "traces")
         }
-        return cls(**values, traces=[trace for part in parts for trace in part.traces])
+        terms = {name: [value for part in parts for value in part.terms[name]] for name in parts[0].terms}
+        return cls(**values, terms=terms, traces=[trace for part in parts for trace in part.traces])
 
 
 def play(
@@ -103,6 +108,7 @@ def play(
     agent.start(env)
     sums: list[FloatArray] = [np.zeros(len(episodes)) for _ in range(8)]
     played = Played(*sums)  # type: ignore[arg-type]
+    terms: dict[str, FloatArray] = {}
     records: dict[int, list[dict[str, Any]]] = {}
     for first in range(0, len(episodes), size):
         chunk = list(episodes[first : first + size])
@@ -112,20 +118,29 @@ def play(
         while active.any():
             actions = agent.act(observation, env.action_masks())
             observation, rewards, terminated, truncated, infos = env.step(actions)
-            _add(played, first, active, rewards, infos)
+            _add(played, terms, first, active, rewards, infos)
             for row in range(min(traces - first, len(chunk)) if traces > first else 0):
                 if active[row]:
                     step = len(records.setdefault(first + row, []))
                     records[first + row].append(_record(env, row, step, float(rewards[row]), infos))
             active &= ~(terminated | truncated)
         on_episodes(len(chunk))
+    played.terms = {name: values.tolist() for name, values in terms.items()}
     for number, steps in records.items():
-        transcript = env.episodes.prepare.transcripts[episodes[number]]
-        played.traces.append({"agent": agent.name, "transcript": transcript.id, "steps": steps})
+        index = int(episodes[number])
+        transcript = env.episodes.prepare.transcripts[index].id
+        played.traces.append({"agent": agent.name, "episode": index, "transcript": transcript, "steps": steps})
     return played
 
 
-def _add(played: Played, first: int, active: NDArray[np.bool_], rewards: FloatArray, infos: dict[str, Any]) -> None:
+def _add(
+    played: Played,
+    terms: dict[str, FloatArray],
+    first: int,
+    active: NDArray[np.bool_],
+    rewards: FloatArray,
+    infos: dict[str, Any],
+) -> None:
     """Add one step to the sums of the episodes that are under way."""
     rows = np.flatnonzero(active)
     at = first + rows
@@ -139,6 +154,10 @@ def _add(played: Played, first: int, active: NDArray[np.bool_], rewards: FloatAr
     needed, held = infos["evidence_needed"][rows], infos["evidence_held"][rows]
     played.asked[at] += dependent
     played.recalled[at] += dependent & (needed == held)
+    for info, values in infos.items():
+        if info.startswith(TERM):
+            total = terms.setdefault(info.removeprefix(TERM), np.zeros(len(played.returns)))
+            total[at] += values[rows]
 
 
 def _record(env: Any, row: int, step: int, reward: float, infos: dict[str, Any]) -> dict[str, Any]:

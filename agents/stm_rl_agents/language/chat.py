@@ -233,7 +233,7 @@ def prompt_of(episodes: Episodes, row: int, short: bool) -> list[Message]:
         short: Leave out the instruction; see :func:`is_short`.
     """
     step, item = int(episodes.step_index[row]), episodes.current[row]
-    window = item.lines[max(0, step + 1 - episodes.settings.window) : step + 1]
+    window = [item.lines[turn] for turn in range(max(0, step + 1 - episodes.settings.window), step + 1)]
     asked = {"role": "user", "content": state_text(held_by(episodes, row), window)}
     return [asked] if short else [{"role": "system", "content": INSTRUCTION}, asked]
 
