@@ -11,6 +11,7 @@ from stm_rl.cli.task import Task
 from stm_rl.evaluation.runner import play
 from stm_rl.lm import load_engine
 from stm_rl.rewards import as_reward
+from stm_rl_agents.heuristics import NoMemory
 from stm_rl_agents.language.agent import LanguageAgent
 from stm_rl_agents.language.chat import load_policy_model
 from stm_rl_agents.language.demonstrate import Demonstration, demonstrate, resampled
@@ -91,6 +92,42 @@ def test_exactly_the_operations_are_trained_on():
         assert trained.count("<tool_call>") == len(decision.calls())
 
 
+WROTE = '<tool_call>{"name": "memory_write", "arguments": {"slot": 1}}</tool_call>'
+READ = '<tool_call>{"name": "memory_read", "arguments": {"slots": [2'
+NO_WRITE = '{"name": "memory_read", "arguments": {"slots": ['
+ENDED = "]}}</tool_call></s>"
+
+
+@pytest.mark.parametrize(
+    ("decision", "part", "given", "expected"),
+    [
+        (Decision(1), "write", 0, WROTE),
+        (Decision(1, "Ana"), "write", 0, WROTE.replace("}}", ', "text": "Ana"}}')),
+        (Decision(), "write", 0, NO_WRITE),  # if there is a call, it is none that writes; whether there is, is not said
+        (Decision(1), "read", 0, "</s>"),
+        (Decision(), "read", 0, "</s>"),
+        (Decision(1, reads=(2,)), "read", 0, READ),
+        (Decision(reads=(2,)), "read", 0, READ),
+        (Decision(reads=(2,)), "read", 1, ENDED),
+        (Decision(1, reads=(2,)), "read", 1, ENDED),
+        (Decision(1, reads=(2, 4)), "read", 1, ", 4"),
+        (Decision(reads=(2, 12)), "read", 1, ", 12"),
+        (Decision(reads=(2, 12)), "read", 1, ", 12" + ENDED),
+        (Decision(reads=(2,)), "read", 0, READ + ENDED),
+    ],
+)
+def test_parts_of_a_decision_are_trained_on_apart(decision, part, given, expected):
+    _, tokenizer = load_policy_model("tiny")
+    prompt = [{"role": "user", "content": "1 Ana: My key is here.\n2\n\nBen: Hello.\nAna: Where is my key?"}]
+    (row,) = dataset_of([Demonstration(prompt, decision, 1.0, "", part, given, closed=ENDED in expected)], tokenizer)
+    assert tokenizer.decode([token for token in row["labels"] if token >= 0]) == expected
+    assert all(label in (-100, token) for token, label in zip(row["input_ids"], row["labels"], strict=True))
+    said = decision if decision != Decision() or part == "read" else Decision(reads=(1,))
+    whole = tokenizer.apply_chat_template([*prompt, said.message()], tokenize=False)
+    assert tokenizer.decode(row["input_ids"]) == whole
+    assert expected in whole.partition("<|assistant|>")[2]
+
+
 def test_demonstrations_are_the_experts_play(demonstrations, expert, task, lesson_env):
     assert len(demonstrations) == TRANSCRIPTS * 23
     assert any(one.decision.write for one in demonstrations)
@@ -100,6 +137,36 @@ def test_demonstrations_are_the_experts_play(demonstrations, expert, task, lesso
     quoted = demonstrate(expert, expert, lesson_env, range(TRANSCRIPTS), short=True, quote=True)
     wrote = next(one for one in quoted if one.decision.write)
     assert f"\n{wrote.decision.text}\n=" in wrote.prompt[0]["content"]
+
+
+def test_parts_say_what_to_read_after_what_the_learner_reads(expert, lesson_env, demonstrations):
+    class Always(NoMemory):
+        """Writes as the expert does, and reads slots 3 and 1."""
+
+        def act_batch(self, observation, action_masks, deterministic):
+            actions = expert.act_batch(observation, action_masks, deterministic)
+            actions[:, 1:] = 3, 1
+            return actions
+
+    parts = demonstrate(Always(), expert, lesson_env, range(8), short=True, parts=True)
+    assert len(parts) == 3 * 8 * 23
+    expert_reads = 0
+    for write, read, more in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
+        assert [(one.part, one.given) for one in (write, read, more)] == [("write", 0), ("read", 0), ("read", 1)]
+        assert write.prompt == read.prompt == more.prompt
+        assert len({one.decision.write for one in (write, read, more)}) == 1
+        assert write.decision.reads == ()
+        assert more.decision.reads[0] == 3
+        assert (read.closed, more.closed) == (False, len(more.decision.reads) == 2)
+        first, rest = read.decision.reads, more.decision.reads[1:]
+        assert len(first) <= 1
+        if first != (3,):
+            assert rest == first  # what was read was no use, and what is of use is still to be read
+        else:
+            assert rest != (3,)
+        expert_reads += bool(first)
+        assert (read.stake > 1) == bool(first)
+    assert expert_reads > 8
 
 
 def test_what_hangs_on_much_is_drawn_often():

@@ -117,19 +117,21 @@ class Finetuning:
     def _demonstrate(self, number: int) -> list[Demonstration]:
         """Return what the expert does by itself, or, after the first training, would do where the learner gets.
 
-        There the parts of a decision are shown apart: much may hang on what is read where little does on what is
-        written, and a row has one weight.
+        Each round plays transcripts of its own: what is learned by heart in one is no use in the next.
         """
         if number:
             seed = self.settings.seed + number
-            played = [self._play(self.learner.agent(seed=seed), 0.0, number, parts=True)]
+            played = [self._play(self.learner.agent(seed=seed), 0.0, number, share=number)]
         else:
-            played = [self._play(self.expert, noise, number) for noise in self.settings.noise]
+            played = [self._play(self.expert, noise, number, share=number) for noise in self.settings.noise]
         return [replace(one, state="") for part in played for one in part]
 
-    def _play(self, actor: Agent, noise: float, number: int, parts: bool = False) -> list[Demonstration]:
+    def _play(self, actor: Agent, noise: float, number: int, share: int | None = None) -> list[Demonstration]:
+        """Return decisions of the expert where an actor gets: whole ones, or the parts of those of a round's share."""
         env = self._env()
-        indices = range(min(self.settings.transcripts, len(env.episodes.prepare.transcripts)))
+        indices: Sequence[int] = range(min(self.settings.transcripts, len(env.episodes.prepare.transcripts)))
+        if share is not None and len(indices) > self.settings.rounds:
+            indices = indices[share :: self.settings.rounds + 1]
         with counted(f"{actor.name} plays", len(indices)) as advance:
             return demonstrate(
                 actor,
@@ -138,7 +140,7 @@ class Finetuning:
                 indices,
                 short=is_short(self.learner.tokenizer),
                 quote=self.settings.quote,
-                parts=parts,
+                parts=share is not None,
                 noise=noise,
                 rng=self._rng(number, round(1e6 * noise)),
                 on_episodes=advance,
@@ -173,14 +175,22 @@ def packed(one: Demonstration) -> dict[str, Any]:
     """Return a demonstration as plain values."""
     decision = one.decision
     told = {"write": decision.write, "text": decision.text, "forget": decision.forget, "reads": decision.reads}
-    return {"prompt": one.prompt, "decision": told, "stake": round(one.stake, 4), "state": one.state}
+    return {
+        "prompt": one.prompt,
+        "decision": told,
+        "stake": round(one.stake, 4),
+        "state": one.state,
+        "part": one.part,
+        "given": one.given,
+        "closed": one.closed,
+    }
 
 
 def unpacked(values: dict[str, Any]) -> Demonstration:
     """Return the demonstration that :func:`packed` told."""
     told = values["decision"]
     decision = Decision(told["write"], told["text"], tuple(told["forget"]), tuple(told["reads"]))
-    return Demonstration(values["prompt"], decision, values["stake"], values["state"])
+    return Demonstration(**{**values, "decision": decision})
 
 
 def reference_of(name: str, expert: HindsightExpert, seed: int, device: str) -> Agent:

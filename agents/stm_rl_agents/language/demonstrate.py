@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,30 +16,38 @@ from stm_rl_agents.language.states import state_of
 from stm_rl_agents.language.tools import Decision, Message, decision_of
 from stm_rl_envs.vector import MemoryVectorEnv
 
+WHOLE, WRITES, READS = "", "write", "read"
+"""What of a decision is to be learned."""
 FLOOR = 0.02
 """Stake, in nats, of a part of a decision on which nothing hangs: what a read costs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Demonstration:
-    """One decision of an expert.
+    """One decision of an expert, or the part of it that is to be learned.
 
     Attributes:
         prompt: What the model is shown.
         decision: What the expert does.
         stake: Nats that hang on it: what a choice at random would lose.
         state: The state it was made in, see :mod:`stm_rl_agents.language.states`.
+        part: ``write``: learn what is done about that only; ``read``: which slot is read next; empty: learn all.
+        given: Of a read: how many of the decision's reads have been said already, right or wrong.
+        closed: Of a read: whether there can be no other after it.
     """
 
     prompt: list[Message]
     decision: Decision
     stake: float
     state: str
+    part: str = WHOLE
+    given: int = 0
+    closed: bool = False
 
-    def row(self, tools: list[Any] | None) -> dict[str, Any]:
-        """Return the demonstration as a row for TRL's trainers."""
-        row: dict[str, Any] = {"messages": [*self.prompt, self.decision.message()]}
-        return row | {"tools": tools} if tools else row
+    @property
+    def messages(self) -> list[Message]:
+        """The conversation: what the model is shown, and what the expert says."""
+        return [*self.prompt, self.decision.message()]
 
 
 def demonstrate(
@@ -66,8 +72,8 @@ def demonstrate(
         indices: Indices of the transcripts.
         short: Leave the instruction out of prompts; see :func:`~stm_rl_agents.language.chat.is_short`.
         quote: Spell out the text of what is written, instead of saying that it is the turn.
-        parts: Show what to write and what to read apart, each with its own stake; the other part of a decision is then
-            the actor's, from which nothing new is learned.
+        parts: Give what to write and each read apart, with its own stake: much may hang on what is read where little
+            does on what is written.
         noise: Probability with which a random write takes the place of the actor's, so that memories also hold what is
             of no use (DART; Laskey et al., 2017).
         rng: Draws the random writes.
@@ -86,25 +92,27 @@ def demonstrate(
         while active.any():
             masks = env.action_masks()
             advice = expert.advise()
-            told, _ = expert.decide(advice, masks, reads_of(observation, masks))
+            most = reads_of(observation, masks)
+            told, _ = expert.decide(advice, masks, most)
             reads = np.where(advice.read >= expert.level, advice.read, 0)  # noise is no stake
-            stakes = np.stack([lost_at_random(advice.write), lost_at_random(reads)]) + FLOOR
+            stakes = lost_at_random(advice.write) + lost_at_random(reads) + 2 * FLOOR
             rows = np.flatnonzero(active).tolist()
             seen = [
                 (prompt_of(episodes, row, short), state_of(episodes, row)) for row in rows
             ]  # before anything is done
             actions = told.copy() if actor is expert else actor.act(observation, masks, deterministic=False)
             for row, (prompt, state) in zip(rows, seen, strict=True):
-                decision, own = decision_of(told[row]), decision_of(actions[row])
+                decision = decision_of(told[row])
                 if quote and decision.write:
                     decision = replace(decision, text=episodes.current[row].lines[int(episodes.step_index[row])])
-                shown = partial(Demonstration, prompt, state=state)
-                write, read = stakes[:, row].tolist()
+                whole = Demonstration(prompt, decision, float(stakes[row]), state)
                 if parts:
-                    found.append(shown(decision=replace(decision, reads=own.reads), stake=write))
-                    found.append(shown(decision=replace(own, reads=decision.reads), stake=read))
+                    own = actions[row, 1:].tolist()
+                    if actor is expert and rng.random() < 0.5:
+                        own = [int(rng.integers(1, reads.shape[1])), *own]  # what it would do after a mistake
+                    found += _parts(whole, float(lost_at_random(advice.write[row])) + FLOOR, reads[row], own, most)
                 else:
-                    found.append(shown(decision=decision, stake=write + read))
+                    found.append(whole)
             throw_off(actions, masks, observation["slots"].shape[1], noise, rng)
             observation, _, terminated, truncated, _ = env.step(actions)
             active &= ~(terminated | truncated)
@@ -112,15 +120,44 @@ def demonstrate(
     return found
 
 
+def _parts(
+    whole: Demonstration, write: float, worth: NDArray[np.float32], own: Sequence[int], reads: int
+) -> Iterator[Demonstration]:
+    """Yield what a decision says of the write, and then of each read, after those that the learner itself has said.
+
+    A read that was no use is so followed by another one, if there is one of use: to read two slots costs little where
+    only one of them is right, and nobody knows which.
+
+    Args:
+        whole: The decision.
+        write: What hangs on the write, nats.
+        worth: What reading each slot gains, nats, shape ``(K + 1,)``; 0 first.
+        own: The slots that the learner reads, 0 for none.
+        reads: Most slots that are read.
+    """
+    decision = whole.decision
+    left = np.where(np.arange(len(worth)) == decision.write, 0, worth)  # what it superseded cannot be read
+    yield replace(whole, decision=replace(decision, reads=()), stake=write, part=WRITES)
+    given: tuple[int, ...] = ()
+    for slot in (*list(dict.fromkeys(filter(None, own)))[: reads - 1], 0):
+        more = (int(left.argmax()),) if left.max() > 0 else ()
+        stake = float(lost_at_random(left)) + FLOOR
+        said = replace(decision, reads=given + more)
+        closed = len(said.reads) == reads
+        yield replace(whole, decision=said, stake=stake, part=READS, given=len(given), closed=closed)
+        given = (*given, slot)
+        left = np.where(np.arange(len(worth)) == slot, 0, left)
+
+
 def lost_at_random(worth: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return what a choice at random loses against the best, shape ``(n,)``.
+    """Return what a choice at random loses against the best, shape ``(...)``.
 
     That a turn is best left out has a stake, too, if it could supersede something of worth.
 
     Args:
-        worth: What each of ``c`` choices is worth, shape ``(n, c)``.
+        worth: What each of ``c`` choices is worth, shape ``(..., c)``.
     """
-    return np.asarray(worth.max(1) - worth.mean(1))
+    return np.asarray(worth.max(-1) - worth.mean(-1))
 
 
 def resampled(demonstrations: Sequence[Demonstration], count: int, rng: np.random.Generator) -> list[Demonstration]:

@@ -33,6 +33,7 @@ DECIDING = {
 """TRL's options of methods by which the model makes decisions of its own."""
 DEFAULTS: dict[str, dict[str, Any]] = {
     SFT: {
+        "transcripts": 1200,
         "rows": 32_000,
         "trl": {
             **SMALL,
@@ -83,7 +84,7 @@ class FinetuneSettings:
         model_dtype: Torch dtype of its weights.
         peft: ``none``, or ``lora``: train low-rank additions only (Hu et al., 2021).
         lora_rank: Their rank.
-        transcripts: Transcripts to learn from; all there are if that is less.
+        transcripts: Transcripts to learn from; all there are if that is less. Each round of sft has its share.
         noise: For sft, the expert plays every transcript once for each of these, and with that probability a random
             write takes the place of its own (DART). The learner of other methods plays with the smallest above 0.
         quote: Spell out the text of what is written, instead of saying that it is the turn.
@@ -112,7 +113,7 @@ class FinetuneSettings:
     noise: tuple[float, ...] = (0.0, 0.15, 0.3)
     quote: bool = False
     rows: int = 32_000
-    rounds: int = 2
+    rounds: int = 3
     reference: str = "expert"
     horizons: tuple[int, ...] = (8, 16, 32)
     least_stake: float = 1.0

@@ -3,33 +3,96 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from stm_rl_agents.language.chat import tools_for
+from stm_rl_agents.language.demonstrate import WHOLE, WRITES, Demonstration
 from stm_rl_agents.language.labelled import score_labelled_only
+from stm_rl_agents.language.tools import Decision, Message
+
+IGNORED = -100
+"""Label of a token that is not trained on."""
 
 
-class Rowed(Protocol):
+class Conversation(Protocol):
     """What can be learned from: a demonstrated decision, or a whole episode of them."""
 
-    def row(self, tools: list[Any] | None) -> dict[str, Any]:
-        """Return a row of a data set for TRL, with the tools that the template lists."""
+    @property
+    def messages(self) -> list[Message]:
+        """The conversation; what the assistant says in it is learned."""
 
 
-def dataset_of(demonstrations: Sequence[Rowed], tokenizer: Any) -> Dataset:
-    """Return demonstrations as a data set of conversations for TRL."""
-    tools = tools_for(tokenizer)
-    # Arguments differ from tool to tool: kept as JSON, or the others' would be filled up with nulls and learned.
-    return Dataset.from_list([one.row(tools) for one in demonstrations], on_mixed_types="use_json")
+def dataset_of(conversations: Sequence[Conversation], tokenizer: Any) -> Dataset:
+    """Return conversations as a data set of tokens and labels for TRL.
+
+    Labelled are the tokens of the assistant, the one that ends its message included; of a demonstration of one part of
+    a decision only those that tell what is done about that part.
+    """
+    known: dict[int, dict[str, list[int]]] = {}  # what weighs much comes many times
+    for one in conversations:
+        if id(one) not in known:
+            known[id(one)] = _row(one, tokenizer)
+    return Dataset.from_list([known[id(one)] for one in conversations])
+
+
+def _row(one: Conversation, tokenizer: Any) -> dict[str, list[int]]:
+    if isinstance(one, Demonstration) and one.part != WHOLE:
+        ids, learned = _part(one, tokenizer)
+    else:
+        ids, learned = _tokens(one, tokenizer)
+    return {"input_ids": ids, "labels": [token if on else IGNORED for token, on in zip(ids, learned, strict=True)]}
+
+
+def _part(one: Demonstration, tokenizer: Any) -> tuple[list[int], list[bool]]:
+    """Return the tokens of a decision, and which of them tell what is done about one part of it.
+
+    A write comes first: it has been told once a decision that differs in reads only would go on differently. That
+    nothing is written is told, if there is any call, by its not being a write: learned is this choice alone, so that
+    nothing is learned of whether to read. Of reads only the next is learned, or that there is none.
+    """
+    decision = one.decision
+    if one.part == WRITES and not decision.write:
+        reading = replace(one, decision=replace(decision, reads=(1,)))
+        at = _parting(reading, replace(decision, write=1), tokenizer)
+        ids, _ = _tokens(reading, tokenizer)
+        return ids, [index == at for index in range(len(ids))]
+    ids, spoken = _tokens(one, tokenizer)
+    said, first, end = replace(one, decision=replace(decision, reads=decision.reads[: one.given])), 0, len(ids)
+    if decision.write or one.given:
+        first = _parting(said, replace(decision, reads=(*said.decision.reads, 1)), tokenizer)
+    if one.part == WRITES:
+        first, end = 0, first
+    elif len(decision.reads) > one.given and not one.closed:
+        end = _parting(one, replace(decision, reads=(*decision.reads, 1)), tokenizer)
+    return ids, [on and first <= at < end for at, on in enumerate(spoken)]
+
+
+def _parting(one: Demonstration, other: Decision, tokenizer: Any) -> int:
+    """Return the place of the first token at which another decision is told differently."""
+    pairs = zip(_tokens(one, tokenizer)[0], _tokens(replace(one, decision=other), tokenizer)[0], strict=False)
+    return next(at for at, (token, others) in enumerate(pairs) if token != others)
+
+
+def _tokens(one: Conversation, tokenizer: Any) -> tuple[list[int], list[bool]]:
+    """Return the tokens of a conversation, and which of them the assistant says."""
+    found = tokenizer.apply_chat_template(
+        one.messages,
+        tools=tools_for(tokenizer),
+        tokenize=True,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+    )
+    return list(found["input_ids"]), [bool(on) for on in found["assistant_masks"]]
 
 
 def sft_trainer(
     model: Any, tokenizer: Any, data: Dataset, held_out: Dataset | None = None, peft_config: Any = None, **options: Any
 ) -> SFTTrainer:
-    """Return a trainer that learns the tool calls of a data set, and nothing else of the conversations.
+    """Return a trainer that learns the labelled tokens of a data set.
 
     Args:
         model: A causal transformers model.
@@ -40,7 +103,7 @@ def sft_trainer(
         **options: Those of TRL's SFTConfig.
     """
     score_labelled_only()
-    args = SFTConfig(**{"assistant_only_loss": True, "packing": False, "max_length": None, "report_to": [], **options})
+    args = SFTConfig(**{"packing": False, "max_length": None, "report_to": [], **options})
     return SFTTrainer(
         model=model,
         args=args,

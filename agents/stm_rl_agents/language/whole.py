@@ -214,10 +214,6 @@ class EpisodeDemonstration:
 
     messages: list[Message]
 
-    def row(self, tools: list[Any] | None) -> dict[str, Any]:
-        """Return the episode as a row for TRL's trainers."""
-        return {"messages": self.messages} | ({"tools": tools} if tools else {})
-
 
 def demonstrate_episodes(
     actor: Agent, env: MemoryVectorEnv, indices: Sequence[int], short: bool, **options: Any
