@@ -441,7 +441,7 @@ def evaluate(
     compile: Compile = False,
     cache: Cache = None,
     seed: Annotated[int, typer.Option(help="Seeds random agents and the bootstrap.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Write eval.json here.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write eval.json here, and episodes.json beside it.")] = None,
     traces: Annotated[Path | None, typer.Option(help="Write traces of the first episodes here.")] = None,
     ray: Ray = None,
     ray_workers: RayWorkers = None,
