@@ -9,14 +9,13 @@ Shows for each environment its levels, its documentation and the beginning of an
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+from generated import write_or_check
 
 from stm_rl.lm.prompt import line
 from stm_rl.registration import LEVELS, NAMING, PICTURE_NAMING, PICTURE_STORY
@@ -104,16 +103,5 @@ def page() -> str:
     return text + TAIL.format(shared=markdown(MemoryEnv.__doc__ or ""))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="fail if the page is stale; write nothing")
-    args = parser.parse_args()
-    text = page()
-    if not args.check:
-        PAGE.write_text(text, encoding="utf-8")
-    elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text:
-        sys.exit(f"{PAGE.name} is stale; run: python scripts/make_catalogue.py")
-
-
 if __name__ == "__main__":
-    main()
+    write_or_check(PAGE, page, __doc__)

@@ -7,15 +7,14 @@ python scripts/make_cli_reference.py --check   # fail if it is stale
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import typer
+from generated import write_or_check
 
 from stm_rl.cli.app import app
 
@@ -95,16 +94,5 @@ def page() -> str:
     return HEAD + "\n" + "\n\n".join(sections) + "\n"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="fail if the page is stale; write nothing")
-    args = parser.parse_args()
-    text = page()
-    if not args.check:
-        PAGE.write_text(text, encoding="utf-8")
-    elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text:
-        sys.exit(f"{PAGE.name} is stale; run: python scripts/make_cli_reference.py")
-
-
 if __name__ == "__main__":
-    main()
+    write_or_check(PAGE, page, __doc__)

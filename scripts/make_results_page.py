@@ -10,14 +10,14 @@ of the pages that describe an experiment, which are quoted word for word, so tha
 
 from __future__ import annotations
 
-import argparse
 import json
 import posixpath
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from generated import write_or_check
 
 from stm_rl_agents import FullContext
 
@@ -156,16 +156,5 @@ def interval(measure: dict[str, Any] | None) -> str:
     return f"{measure['mean']:.2f} [{low:.2f}, {high:.2f}]".replace("-", "−")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="fail if the page is stale; write nothing")
-    args = parser.parse_args()
-    text = page()
-    if not args.check:
-        PAGE.write_text(text, encoding="utf-8")
-    elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text:
-        sys.exit(f"{PAGE.name} is stale; run: python scripts/make_results_page.py")
-
-
 if __name__ == "__main__":
-    main()
+    write_or_check(PAGE, page, __doc__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import yaml
 from helpers import run_main
 from safetensors.torch import load_file
 
+from stm_rl import extras
 from stm_rl.errors import StmError
 from stm_rl.runs import Run
 from stm_rl_agents import loading
@@ -83,8 +85,11 @@ def test_imitation_then_reinforcement_then_evaluation(cli: Cli, tmp_path: Path) 
     assert "stm-rl finetune --env stm_rl/Recall-v0" in card
     mean = report["agents"]["sft"]["return"]["mean"]
     assert f"| sft | {mean:.2f} [" in card
-    demonstrated = (tmp_path / "sft" / "checkpoint" / "demonstrations-0.jsonl").read_text()
-    assert len(demonstrated.splitlines()) == 4 * 9
+    for number in range(2):  # each round has half of the transcripts
+        demonstrated = (tmp_path / "sft" / "checkpoint" / f"demonstrations-{number}.jsonl").read_text()
+        parts = Counter((one["part"], one["given"]) for one in map(json.loads, demonstrated.splitlines()))
+        assert parts[("write", 0)] == parts[("read", 0)] == 2 * 9
+        assert parts[("read", 1)] == parts.total() - 2 * 2 * 9 <= 2 * 9
 
     again = cli("finetune", *FEW, "--out", "sft")
     assert again.code == 2
@@ -207,7 +212,7 @@ def test_bad_input_is_one_line(args: tuple[str, ...], problem: str, cli: Cli, tm
 
 
 def test_missing_packages(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(loading, "find_spec", lambda name: None if name == "trl" else name)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "trl" else name)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "language.json").write_text("{}")
     for args in (("finetune", "--out", "new"), ("eval", "--agent", "run")):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from stm_rl.errors import StmError
+from stm_rl.extras import check_extra
 from stm_rl_agents.policy import PolicyAgent
 
 if TYPE_CHECKING:
@@ -21,8 +20,7 @@ TRL_PACKAGES = ("trl", "peft", "datasets", "accelerate")
 
 def check_trl() -> None:
     """Raise StmError if a package is missing that language models that decide need."""
-    if missing := [name for name in TRL_PACKAGES if find_spec(name) is None]:
-        raise StmError(f"language models that decide need {', '.join(missing)}; pip install 'stm-rl[trl]'")
+    check_extra("language models that decide need", TRL_PACKAGES, "trl")
 
 
 def is_language(folder: str | Path) -> bool:

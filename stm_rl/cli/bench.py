@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -14,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from stm_rl.cli.output import print_json, wide_console
 from stm_rl.cli.sources import read_saying
 from stm_rl.errors import StmError
 from stm_rl.evaluation.recall import Measured, Stream, check_counts, streams_of
@@ -63,8 +62,7 @@ def run_recall(request: RecallRequest, *, out: Path | None = None, as_json: bool
     if out is not None:
         write_json(out, report)
     if as_json:
-        json.dump(report, sys.stdout, indent=1)
-        print()
+        print_json(report)
     else:
         print_recall(report)
 
@@ -150,9 +148,7 @@ def _measure(request: RecallRequest, streams: list[Stream], groups: dict[str, li
 
 def print_recall(report: dict[str, Any]) -> None:
     """Print the report as one table for each size of the memory, best last."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=110)
+    console = wide_console()
     console.print(
         f"evidence recall · {report['data']} · {report['transcripts']} transcripts, {report['probes']} probes · %",
         highlight=False,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from stm_rl.cli.output import print_json
 from stm_rl.cli.progress import say
 from stm_rl.errors import StmError
 from stm_rl.lm import ScoringEngine
@@ -37,7 +36,7 @@ def run_info(given: str | None, *, as_json: bool) -> None:
     """Do what ``stm-rl cache info`` asks for."""
     found = {**describe(_folder(given)), "max_bytes": MAX_BYTES}
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True, style="bold")
@@ -63,7 +62,7 @@ def run_clear(given: str | None, model: str | None, *, sure: bool, as_json: bool
             raise typer.Exit(1)
     count = clear(folder, model)
     if as_json:
-        _print_json({"file": str(folder / FILE), "cleared": count})
+        print_json({"file": str(folder / FILE), "cleared": count})
     elif count is None:
         print(f"deleted {folder / FILE}, which was damaged")
     else:
@@ -79,8 +78,3 @@ def _folder(given: str | None) -> Path:
 
 def _size(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"
-
-
-def _print_json(values: dict[str, Any]) -> None:
-    json.dump(values, sys.stdout, indent=1)
-    print()

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from stm_rl.cli.cache import say_found
 from stm_rl.cli.demonstrate import demonstrator
+from stm_rl.cli.output import print_json, wide_console
 from stm_rl.cli.progress import counted
 from stm_rl.cli.task import DEFAULT_ENV, NO_LM, Task, TaskRequest, make_task
 from stm_rl.comparison import FILE, MEASURES, Continuation, write_continuations
@@ -22,6 +21,7 @@ from stm_rl.comparison.continuation import KINDS
 from stm_rl.comparison.measures import LESS_IS_BETTER
 from stm_rl.encoders import sentence_encoder
 from stm_rl.errors import StmError
+from stm_rl.evaluation.statistics import verdict
 from stm_rl.files import write_json
 from stm_rl_agents.continuations import Writing, continuations, moments
 from stm_rl_envs.settings import TEACHER_FORCED
@@ -79,8 +79,7 @@ def run_compare(request: CompareRequest, *, as_json: bool) -> None:
     }
     write_json(folder / SUMMARY, report)
     if as_json:
-        json.dump(report, sys.stdout, indent=1)
-        print()
+        print_json(report)
     else:
         print_comparison(report)
     say_found(tasks[0].engine, as_json)
@@ -132,9 +131,7 @@ def _continued(request: CompareRequest, task: Task, how: Writing) -> list[Contin
 
 def print_comparison(report: dict[str, Any]) -> None:
     """Print a table for each kind of transcript, and what the measures mean."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=110)
+    console = wide_console()
     shown: set[str] = set()
     for kind, entry in report["kinds"].items():
         console.print(
@@ -165,6 +162,4 @@ def print_comparison(report: dict[str, Any]) -> None:
 
 def _verdict(name: str, low: float, high: float) -> str:
     """Return in a word what an interval of differences says."""
-    if low <= 0 <= high:
-        return "no clear difference"
-    return "better" if (low > 0) != (name in LESS_IS_BETTER) else "worse"
+    return verdict(-high, -low) if name in LESS_IS_BETTER else verdict(low, high)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from stm_rl.cli.labels import expert_of
+from stm_rl.cli.output import print_json, wide_console
 from stm_rl.cli.progress import counted
 from stm_rl.cli.task import Task, TaskRequest, make_task
 from stm_rl.errors import StmError
@@ -128,8 +127,7 @@ def summary(demonstrations: Demonstrations, format: str) -> dict[str, Any]:
 
 def _print(values: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        json.dump(values, sys.stdout, indent=1)
-        print()
+        print_json(values)
         return
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True, style="bold")
@@ -137,7 +135,5 @@ def _print(values: dict[str, Any], as_json: bool) -> None:
     for name, value in values.items():
         shown = ", ".join(f"{key}={one}" for key, one in value.items()) if isinstance(value, dict) else value
         table.add_row(name.replace("_", " "), f"{shown:.3f}" if isinstance(shown, float) else str(shown))
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=110)
+    console = wide_console()
     console.print(table, highlight=False, markup=False)

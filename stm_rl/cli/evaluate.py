@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from stm_rl.cli.cache import NO_CACHE, say_found
 from stm_rl.cli.labels import expert_of
-from stm_rl.cli.output import print_table
+from stm_rl.cli.output import print_json, print_table
 from stm_rl.cli.task import Task, TaskRequest, check_env_id, engine_of, make_task
 from stm_rl.cluster import LOCAL, Cluster, Stage, connect, play_on
 from stm_rl.errors import StmError
@@ -331,8 +329,7 @@ def run_evaluation(request: EvalRequest, *, out: Path | None, traces: Path | Non
 def show(result: Evaluation, as_json: bool) -> None:
     """Print an evaluation as a table or as JSON."""
     if as_json:
-        json.dump(result.report, sys.stdout, indent=1)
-        print()
+        print_json(result.report)
     else:
         print_table(result.report, result.against_best, result.best_heuristic)
         for name, entry in result.report["agents"].items():

@@ -124,7 +124,7 @@ class Finetuning:
             played = [self._play(self.learner.agent(seed=seed), 0.0, number, share=number)]
         else:
             played = [self._play(self.expert, noise, number, share=number) for noise in self.settings.noise]
-        return [replace(one, state="") for part in played for one in part]
+        return [one for part in played for one in part]
 
     def _play(self, actor: Agent, noise: float, number: int, share: int | None = None) -> list[Demonstration]:
         """Return decisions of the expert where an actor gets: whole ones, or the parts of those of a round's share."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from rich.console import Console
 
 from stm_rl.cli.cache import cache_folder, say_found
 from stm_rl.cli.labels import LabelOptions, Labels, label_all, make_labels, prepared
+from stm_rl.cli.output import print_json
 from stm_rl.cli.progress import counted
 from stm_rl.cli.task import TaskRequest, make_task
 from stm_rl.cluster import LOCAL, connect, label_on
@@ -70,8 +70,7 @@ def run_label(request: LabelRequest, *, out: Path, report: Path | None, as_json:
     if report is not None:
         write_json(report, found)
     if as_json:
-        json.dump(found, sys.stdout, indent=1)
-        print()
+        print_json(found)
     else:
         _print(found)
     say_found(task.engine, as_json)

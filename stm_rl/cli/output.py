@@ -1,12 +1,28 @@
-"""Tables for people."""
+"""What commands print: tables for people, and JSON."""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from stm_rl.evaluation.statistics import verdict
+
+
+def print_json(values: Any) -> None:
+    """Print JSON to where results go."""
+    json.dump(values, sys.stdout, indent=1)
+    print()
+
+
+def wide_console() -> Console:
+    """Return a console as wide as the terminal, or, where there is none, wide enough that no table is cut."""
+    console = Console()
+    return console if console.is_terminal else Console(width=110)
 
 
 def print_table(report: Mapping[str, Any], against_best: Mapping[str, Any], best_heuristic: str) -> None:
@@ -36,16 +52,13 @@ def print_table(report: Mapping[str, Any], against_best: Mapping[str, Any], best
             f"{entry['reads_per_turn']:.2f}",
             style="bold green" if learned else None,
         )
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=110)
+    console = wide_console()
     console.print(title, style="italic", highlight=False, soft_wrap=True)
     console.print(table)
     for name, value in against_best.items():
         low, high = value["ci95"]
-        verdict = "better" if low > 0 else ("worse" if high < 0 else "no clear difference")
         console.print(
             f"{name} minus the best heuristic ({best_heuristic}), paired: "
-            f"{value['mean']:+.2f} nats [{low:+.2f}, {high:+.2f}]: {verdict}",
+            f"{value['mean']:+.2f} nats [{low:+.2f}, {high:+.2f}]: {verdict(low, high)}",
             highlight=False,
         )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
 from stm_rl.cli.evaluate import references
+from stm_rl.cli.output import print_json
 from stm_rl.errors import StmError
 from stm_rl.files import write_text
 from stm_rl.report import Roles, make_report, render
@@ -39,8 +39,7 @@ def run_report(runs: Sequence[Path], *, out: Path | None, png: Path | None, open
     for note in report.notes:
         print(f"{note.where} {note.what}" + (f": {note.command}" if note.command else ""), file=sys.stderr)
     if as_json:
-        json.dump({**report.summary(), "report": str(path)}, sys.stdout, indent=1)
-        print()
+        print_json({**report.summary(), "report": str(path)})
     else:
         pictures = f", and {len(report.figures)} figures in {png}" if png is not None else ""
         print(f"wrote {path} ({path.stat().st_size / 1000:,.0f} kB){pictures}")

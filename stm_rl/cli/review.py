@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import re
-import socket
 import sys
 import webbrowser
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from rich.console import Console
 from rich.table import Table
 
+from stm_rl.cli.output import print_json, wide_console
 from stm_rl.comparison import read_continuations
 from stm_rl.errors import StmError
+from stm_rl.extras import check_extra
 from stm_rl.files import write_json, write_jsonl
 from stm_rl.review.export import text_preferences
 from stm_rl.review.statistics import majority
 from stm_rl.review.statistics import results as results_of
 from stm_rl.review.store import FILE, Rating, Store
 from stm_rl.review.tasks import Tasks
+from stm_rl.web import listening
 
 REPORT = "review.json"
 HOST = "127.0.0.1"
@@ -30,8 +29,7 @@ HOST = "127.0.0.1"
 
 def run_page(run: Path, rater: str | None, port: int, open_page: bool, sample: int | None, seed: int | None) -> None:
     """Serve the page until it is interrupted."""
-    if missing := [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]:
-        raise StmError(f"{' and '.join(missing)} not installed; run: pip install 'stm-rl[review]'")
+    check_extra("the page needs", ("fastapi", "uvicorn"), "review")
     import uvicorn
 
     from stm_rl.review.app import RATER, create_app
@@ -41,7 +39,7 @@ def run_page(run: Path, rater: str | None, port: int, open_page: bool, sample: i
     continuations = read_continuations(run)
     store = Store(run / FILE)
     tasks = Tasks(continuations, sample, store.seed(seed))
-    listener = _listen(port)
+    listener = listening(HOST, port)
     url = f"http://{HOST}:{listener.getsockname()[1]}/" + (f"?rater={quote(rater)}" if rater else "")
     print(
         f"{len(tasks.items)} pairs to compare ({tasks.identical} more have the same text twice); ratings: {store.path}"
@@ -56,14 +54,6 @@ def run_page(run: Path, rater: str | None, port: int, open_page: bool, sample: i
         store.close()
 
 
-def _listen(port: int) -> socket.socket:
-    """Return a socket that takes connections already, so that a browser may be opened before the server is ready."""
-    try:
-        return socket.create_server((HOST, port))
-    except OSError as error:
-        raise StmError(f"port {port} cannot be used ({error.strerror}); give another --port, or 0 for any") from error
-
-
 def run_results(run: Path, as_json: bool) -> None:
     """Print what raters said, and write it beside the run."""
     tasks, ratings = _rated(run)
@@ -74,8 +64,7 @@ def run_results(run: Path, as_json: bool) -> None:
     }
     write_json(run / REPORT, report)
     if as_json:
-        json.dump(report, sys.stdout, indent=1)
-        print()
+        print_json(report)
     else:
         _print(report)
     print(f"wrote {run / REPORT}", file=sys.stderr)
@@ -125,9 +114,7 @@ def _rated(run: Path) -> tuple[Tasks, list[Rating]]:
 
 
 def _print(report: dict[str, Any]) -> None:
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=110)
+    console = wide_console()
 
     def say(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stm_rl.errors import StmError
+from stm_rl.extras import check_extra
+from stm_rl.web import listening
 
 if TYPE_CHECKING:
     from stm_rl_agents.serving.backends import Backend
@@ -47,8 +47,7 @@ def run_serve(request: ServeRequest, **limits: Any) -> None:
         request: What was asked for.
         **limits: Fields of :class:`stm_rl_agents.serving.settings.ServeSettings`.
     """
-    if missing := [name for name in PACKAGES if find_spec(name) is None]:
-        raise StmError(f"serving needs {', '.join(missing)}; pip install 'stm-rl[serve]'")
+    check_extra("serving needs", PACKAGES, "serve")
     import torch
     import uvicorn
 
@@ -64,7 +63,7 @@ def run_serve(request: ServeRequest, **limits: Any) -> None:
         request.policy, slots=request.slots, window=request.window, device=request.device, dtype=request.dtype
     )
     backend = _backend(request)
-    with _listening(settings.host, settings.port) as listener:
+    with listening(settings.host, settings.port) as listener:
         settings = replace(settings, port=listener.getsockname()[1], memory=memory)
         app = create_app(settings, agent, backend)
         name = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -111,17 +110,3 @@ def _backend(request: ServeRequest) -> Backend:
     key = checked_key(os.environ.get("STM_RL_UPSTREAM_KEY"))
     url = checked_url(request.upstream or "")
     return Upstream(url, request.upstream_model or "", key, request.upstream_timeout)
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    """Return a socket that listens.
-
-    Raises:
-        StmError: It cannot.
-    """
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=2048)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise StmError(f"cannot listen on {host}, port {port} ({reason}); give another --host or --port") from error

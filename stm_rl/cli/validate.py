@@ -8,10 +8,10 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from stm_rl.cli.output import wide_console
 from stm_rl.validation import ERROR, OK, WARNING, Finding
 
 if TYPE_CHECKING:
@@ -42,9 +42,7 @@ def _print_table(findings: Iterable[Finding]) -> None:
     for finding in findings:
         change = f"\n→ {finding.change}" if finding.change else ""
         table.add_row(finding.level, finding.check, escape(finding.found + change), style=_STYLES[finding.level])
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=110)
+    console = wide_console()
     console.print(table)
 
 

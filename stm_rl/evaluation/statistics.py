@@ -91,3 +91,8 @@ def difference(a: Sequence[Played], b: Sequence[Played], bootstrap: Bootstrap) -
         "mean": round(float(one.mean() - other.mean()), 4),
         "ci95": [round(float(low), 4), round(float(high), 4)],
     }
+
+
+def verdict(low: float, high: float) -> str:
+    """Return in words what the interval of a difference says."""
+    return "better" if low > 0 else ("worse" if high < 0 else "no clear difference")

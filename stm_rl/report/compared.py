@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stm_rl.evaluation.statistics import verdict
 from stm_rl.report.statistics import Resamples, improvement, iqm, iqm_interval, percentiles
 from stm_rl.report.tables import Scores, Task
 
@@ -32,7 +33,7 @@ class Estimate:
 
     def above_zero(self) -> str:
         """Return in a word what it says as a difference."""
-        return "better" if self.low > 0 else ("worse" if self.high < 0 else "no clear difference")
+        return verdict(self.low, self.high)
 
 
 @dataclass(frozen=True, slots=True)

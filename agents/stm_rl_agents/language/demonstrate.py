@@ -30,7 +30,7 @@ class Demonstration:
         prompt: What the model is shown.
         decision: What the expert does.
         stake: Nats that hang on it: what a choice at random would lose.
-        state: The state it was made in, see :mod:`stm_rl_agents.language.states`.
+        state: The state it was made in, see :mod:`stm_rl_agents.language.states`; empty for a part.
         part: ``write``: learn what is done about that only; ``read``: which slot is read next; empty: learn all.
         given: Of a read: how many of the decision's reads have been said already, right or wrong.
         closed: Of a read: whether there can be no other after it.
@@ -97,9 +97,8 @@ def demonstrate(
             reads = np.where(advice.read >= expert.level, advice.read, 0)  # noise is no stake
             stakes = lost_at_random(advice.write) + lost_at_random(reads) + 2 * FLOOR
             rows = np.flatnonzero(active).tolist()
-            seen = [
-                (prompt_of(episodes, row, short), state_of(episodes, row)) for row in rows
-            ]  # before anything is done
+            # Before anything is done. What is learned of parts needs no state, and to tell it takes long.
+            seen = [(prompt_of(episodes, row, short), "" if parts else state_of(episodes, row)) for row in rows]
             actions = told.copy() if actor is expert else actor.act(observation, masks, deterministic=False)
             for row, (prompt, state) in zip(rows, seen, strict=True):
                 decision = decision_of(told[row])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any, Protocol
 
 from datasets import Dataset
@@ -55,26 +56,29 @@ def _part(one: Demonstration, tokenizer: Any) -> tuple[list[int], list[bool]]:
     nothing is learned of whether to read. Of reads only the next is learned, or that there is none.
     """
     decision = one.decision
+
+    @cache
+    def told(other: Decision) -> tuple[list[int], list[bool]]:
+        return _tokens(replace(one, decision=other), tokenizer)
+
+    def parting(first: Decision, other: Decision) -> int:
+        """Return the place of the first token at which another decision is told differently."""
+        pairs = zip(told(first)[0], told(other)[0], strict=False)
+        return next(at for at, (token, others) in enumerate(pairs) if token != others)
+
     if one.part == WRITES and not decision.write:
-        reading = replace(one, decision=replace(decision, reads=(1,)))
-        at = _parting(reading, replace(decision, write=1), tokenizer)
-        ids, _ = _tokens(reading, tokenizer)
+        reading, writing = replace(decision, reads=(1,)), replace(decision, write=1)
+        at, ids = parting(reading, writing), told(reading)[0]
         return ids, [index == at for index in range(len(ids))]
-    ids, spoken = _tokens(one, tokenizer)
-    said, first, end = replace(one, decision=replace(decision, reads=decision.reads[: one.given])), 0, len(ids)
+    ids, spoken = told(decision)
+    said, first, end = replace(decision, reads=decision.reads[: one.given]), 0, len(ids)
     if decision.write or one.given:
-        first = _parting(said, replace(decision, reads=(*said.decision.reads, 1)), tokenizer)
+        first = parting(said, replace(said, reads=(*said.reads, 1)))
     if one.part == WRITES:
         first, end = 0, first
     elif len(decision.reads) > one.given and not one.closed:
-        end = _parting(one, replace(decision, reads=(*decision.reads, 1)), tokenizer)
+        end = parting(decision, replace(decision, reads=(*decision.reads, 1)))
     return ids, [on and first <= at < end for at, on in enumerate(spoken)]
-
-
-def _parting(one: Demonstration, other: Decision, tokenizer: Any) -> int:
-    """Return the place of the first token at which another decision is told differently."""
-    pairs = zip(_tokens(one, tokenizer)[0], _tokens(replace(one, decision=other), tokenizer)[0], strict=False)
-    return next(at for at, (token, others) in enumerate(pairs) if token != others)
 
 
 def _tokens(one: Conversation, tokenizer: Any) -> tuple[list[int], list[bool]]:
