@@ -106,8 +106,10 @@ def assert_same(a: dict[str, Any], b: dict[str, Any]) -> None:
 
 
 def load_script(name: str) -> Any:
-    """Return the script ``scripts/<name>.py`` as a module."""
+    """Return the script ``scripts/<name>.py`` as a module; like Python, let it import what lies beside it."""
     path = Path(__file__).parent.parent / "scripts" / f"{name}.py"
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
