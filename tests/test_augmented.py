@@ -229,6 +229,8 @@ def test_masks_are_drawn_among_labels() -> None:
     assert 0 < chosen.sum() < (batch["labels"] != -100).sum()
     assert (one["input_ids"][chosen] == 4).all()
     assert torch.equal(one["input_ids"][~chosen], batch["input_ids"][~chosen])
+    wide = {name: torch.nn.functional.pad(value, (3, 0), value=-100) for name, value in batch.items()}
+    assert torch.equal(mask_tokens(wide, 4, 0.5, torch.Generator().manual_seed(3))["labels"][..., 3:], one["labels"])
 
 
 class _Pad:

@@ -119,10 +119,10 @@ def mask_tokens(batch: dict[str, Tensor], mask_id: int, rate: float, generator: 
         batch: From :func:`collate`.
         mask_id: The mask token.
         rate: Share of the labelled tokens that are masked.
-        generator: Draws them; the same seed gives every model the same masks.
+        generator: Draws them; the same seed gives every model the same masks, whatever stands around the labels.
     """
-    drawn = torch.rand(batch["labels"].shape, generator=generator) < rate
-    hidden = drawn & (batch["labels"] != -100)
+    hidden = batch["labels"] != -100
+    hidden[hidden.clone()] = torch.rand(int(hidden.sum()), generator=generator) < rate
     return {
         **batch,
         "input_ids": batch["input_ids"].masked_fill(hidden, mask_id),
