@@ -115,7 +115,8 @@ def memory_lm(
 
 def train(args: argparse.Namespace) -> dict[str, Any]:
     """Train and evaluate one model."""
-    name, masked, window = args.base, args.type == "masked", WINDOW
+    name, masked = args.base, args.type == "masked"
+    window: int | None = WINDOW
     if args.baseline == "full":
         window = ALL_TURNS if masked else None
     base, tokenizer = load_pretrained(AutoModelForMaskedLM if masked else AutoModelForCausalLM, name, "cpu", "float32")
