@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
@@ -154,7 +155,7 @@ def test_version(cli: Cli) -> None:
 
 def test_environments_are_listed(cli: Cli) -> None:
     listed = json.loads(cli("envs", "--json").out)
-    assert "stm_rl/Dialogue-v0" in [entry["id"] for entry in listed]
+    assert [entry["id"] for entry in listed] == [name for name in gym.registry if name.startswith("stm_rl/")]
     assert all(entry["description"] for entry in listed)
     assert "stm_rl/Dialogue-v0" in cli("envs").out
 

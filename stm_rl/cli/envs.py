@@ -9,12 +9,13 @@ import gymnasium as gym
 from rich.console import Console
 from rich.table import Table
 
-from stm_rl.registration import LEVELS
+from stm_rl.registration import register_envs
 
 
 def list_envs(as_json: bool) -> None:
     """Print every registered environment with the first line of its description and the settings of its level."""
-    rows = [_row(f"stm_rl/{name}{level}-v0") for name, levels in LEVELS.items() for level in ("", *_suffixes(levels))]
+    register_envs()
+    rows = [_row(env_id) for env_id, spec in gym.registry.items() if spec.namespace == "stm_rl"]
     if as_json:
         print(json.dumps(rows, indent=1))
         return
@@ -24,12 +25,11 @@ def list_envs(as_json: bool) -> None:
     for row in rows:
         is_level = row["id"].count("-") > 1
         settings = " ".join(f"{name}={value}" for name, value in row["settings"].items()) or "the defaults"
-        table.add_row(f"  {row['id']}" if is_level else row["id"], settings if is_level else row["description"])
+        medium = " (medium=audio)" if row["settings"].get("medium") == "audio" else ""
+        table.add_row(
+            f"  {row['id']}" if is_level else row["id"], settings if is_level else row["description"] + medium
+        )
     Console().print(table)
-
-
-def _suffixes(levels: Any) -> list[str]:
-    return [f"-{level}" for level in levels]
 
 
 def _row(env_id: str) -> dict[str, Any]:
