@@ -1,6 +1,7 @@
 """Imitation and same-state reinforcement learning of tool calls, end to end on a few transcripts."""
 
 import logging
+from functools import partial
 
 import numpy as np
 import pytest
@@ -167,6 +168,29 @@ def test_parts_say_what_to_read_after_what_the_learner_reads(expert, lesson_env,
         expert_reads += bool(first)
         assert (read.stake > 1) == bool(first)
     assert expert_reads > 8
+
+
+def test_what_slots_are_worth_is_asked_beside_every_decision(expert, lesson_env):
+    play_parts = partial(demonstrate, expert, expert, lesson_env, range(8), short=True, parts=True)
+    plain, parts = play_parts(rng=np.random.default_rng(0)), play_parts(rng=np.random.default_rng(0), worth_stake=0.7)
+    asked = [one for one in parts if one.answer]
+    assert [one for one in parts if not one.answer] == plain
+    assert len(asked) == 8 * 23
+    assert {one.stake for one in asked} == {0.7}
+    decisions = [one for one in plain if one.part == "write"]
+    answers = [[int(digit) for digit in one.answer.split()] for one in asked]
+    for one, decision, (*held, now) in zip(asked, decisions, answers, strict=True):
+        assert one.prompt[0]["content"] == decision.prompt[0]["content"] + " ?"
+        lines = decision.prompt[0]["content"].split("\n")[:4]
+        assert all(worth == 0 for worth, line in zip(held, lines, strict=True) if line in "1234")  # a free slot
+        if decision.decision.write:
+            assert now >= held[decision.decision.write - 1]
+    assert sum(now > 1 for *_, now in answers) > 10
+    assert sum(max(held) > 1 for *held, _ in answers) > 50
+    _, tokenizer = load_policy_model("tiny-tools")
+    (row,) = dataset_of(asked[:1], tokenizer)
+    learned = tokenizer.decode([token for token in row["labels"] if token >= 0])
+    assert learned == asked[0].answer + tokenizer.eos_token
 
 
 def test_what_hangs_on_much_is_drawn_often():

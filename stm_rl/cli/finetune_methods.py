@@ -141,6 +141,7 @@ class Finetuning:
                 short=is_short(self.learner.tokenizer),
                 quote=self.settings.quote,
                 parts=share is not None,
+                worth_stake=self.settings.worth_stake,
                 noise=noise,
                 rng=self._rng(number, round(1e6 * noise)),
                 on_episodes=advance,
@@ -183,6 +184,7 @@ def packed(one: Demonstration) -> dict[str, Any]:
         "part": one.part,
         "given": one.given,
         "closed": one.closed,
+        "answer": one.answer,
     }
 
 

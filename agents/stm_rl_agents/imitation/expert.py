@@ -34,10 +34,12 @@ class Advice:
         write: Nats that putting the turn into each slot is worth, more than leaving it out; shape ``(n, K + 1)``, 0
             first.
         read: Nats that reading each slot gains at this step, shape ``(n, K + 1)``; 0 first.
+        kept: Nats that keeping what each slot holds, and last the current turn, will still gain, shape ``(n, K + 1)``.
     """
 
     write: FloatArray
     read: FloatArray
+    kept: FloatArray
 
 
 class HindsightExpert(Agent):
@@ -78,17 +80,17 @@ class HindsightExpert(Agent):
             raise StmError(f"{self.name} was not started; call start(env) first")
         n, slots = episodes.memory.turn.shape
         values = self._values(episodes)
-        write, read = np.zeros((n, slots + 1), np.float32), np.zeros((n, slots + 1), np.float32)
+        write, read, kept = (np.zeros((n, slots + 1), np.float32) for _ in range(3))
         for row, (value, step) in enumerate(zip(values, episodes.step_index.tolist(), strict=True)):
             if step > episodes.last_step[row]:
                 continue  # the episode is over
             held = episodes.memory.turn[row]
-            own = value.futures(np.array([step]), step)[0]
-            write[row, 1:] = own - value.futures(held, step)
+            kept[row] = value.futures(np.append(held, step), step)
+            write[row, 1:] = kept[row, -1] - kept[row, :-1]
             read[row, 1:] = np.where(held <= step - episodes.settings.window, value.gains(held, step), 0)
             if not episodes.current[row].writable[step]:
                 write[row, 1:] = 0
-        return Advice(write, read)
+        return Advice(write, read, kept)
 
     def decide(self, advice: Advice, masks: Masks, reads: int) -> tuple[Actions, FloatArray]:
         """Return actions, shape ``(n, 1 + R)``, and the nats that hang on each part of them, of the same shape."""

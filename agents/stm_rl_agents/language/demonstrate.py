@@ -18,6 +18,8 @@ from stm_rl_envs.vector import MemoryVectorEnv
 
 WHOLE, WRITES, READS = "", "write", "read"
 """What of a decision is to be learned."""
+QUESTION = " ?"
+"""What follows a prompt that asks what the slots and the turn are worth."""
 FLOOR = 0.02
 """Stake, in nats, of a part of a decision on which nothing hangs: what a read costs."""
 
@@ -34,6 +36,7 @@ class Demonstration:
         part: ``write``: learn what is done about that only; ``read``: which slot is read next; empty: learn all.
         given: Of a read: how many of the decision's reads have been said already, right or wrong.
         closed: Of a read: whether there can be no other after it.
+        answer: What is said instead of a decision, where the prompt asks for something else.
     """
 
     prompt: list[Message]
@@ -43,11 +46,13 @@ class Demonstration:
     part: str = WHOLE
     given: int = 0
     closed: bool = False
+    answer: str = ""
 
     @property
     def messages(self) -> list[Message]:
         """The conversation: what the model is shown, and what the expert says."""
-        return [*self.prompt, self.decision.message()]
+        said: Message = {"role": "assistant", "content": self.answer} if self.answer else self.decision.message()
+        return [*self.prompt, said]
 
 
 def demonstrate(
@@ -59,6 +64,7 @@ def demonstrate(
     short: bool,
     quote: bool = False,
     parts: bool = False,
+    worth_stake: float = 0.0,
     noise: float = 0.0,
     rng: np.random.Generator | None = None,
     on_episodes: Callable[[int], None] = lambda count: None,
@@ -74,6 +80,8 @@ def demonstrate(
         quote: Spell out the text of what is written, instead of saying that it is the turn.
         parts: Give what to write and each read apart, with its own stake: much may hang on what is read where little
             does on what is written.
+        worth_stake: With ``parts``, ask in every state what each slot is worth, too, and give the answer this stake,
+            in nats; 0: never.
         noise: Probability with which a random write takes the place of the actor's, so that memories also hold what is
             of no use (DART; Laskey et al., 2017).
         rng: Draws the random writes.
@@ -110,6 +118,8 @@ def demonstrate(
                     if actor is expert and rng.random() < 0.5:
                         own = [int(rng.integers(1, reads.shape[1])), *own]  # what it would do after a mistake
                     found += _parts(whole, float(lost_at_random(advice.write[row])) + FLOOR, reads[row], own, most)
+                    if worth_stake:
+                        found.append(_worth(prompt, advice.kept[row], worth_stake))
                 else:
                     found.append(whole)
             throw_off(actions, masks, observation["slots"].shape[1], noise, rng)
@@ -146,6 +156,17 @@ def _parts(
         yield replace(whole, decision=said, stake=stake, part=READS, given=len(given), closed=closed)
         given = (*given, slot)
         left = np.where(np.arange(len(worth)) == slot, 0, left)
+
+
+def _worth(prompt: list[Message], kept: NDArray[np.float32], stake: float) -> Demonstration:
+    """Return the question what each slot and the current turn are worth, with the answer: whole nats, at most 9 each.
+
+    Nobody asks it when it matters. To learn the answers teaches, slot by slot and in every state, what a decision is
+    made of, of which it shows only the outcome (an auxiliary task, as of Jaderberg et al., UNREAL, 2017).
+    """
+    asked: Message = {**prompt[-1], "content": f"{prompt[-1]['content']}{QUESTION}"}
+    digits = np.clip(np.rint(kept), 0, 9).astype(int).tolist()
+    return Demonstration([*prompt[:-1], asked], Decision(), stake, "", answer=" ".join(map(str, digits)))
 
 
 def lost_at_random(worth: NDArray[np.float32]) -> NDArray[np.float32]:

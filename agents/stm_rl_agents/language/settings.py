@@ -33,8 +33,8 @@ DECIDING = {
 """TRL's options of methods by which the model makes decisions of its own."""
 DEFAULTS: dict[str, dict[str, Any]] = {
     SFT: {
-        "transcripts": 1200,
-        "rows": 32_000,
+        "transcripts": 2560,
+        "rows": 64_000,
         "trl": {
             **SMALL,
             "per_device_train_batch_size": 64,
@@ -89,6 +89,8 @@ class FinetuneSettings:
             write takes the place of its own (DART). The learner of other methods plays with the smallest above 0.
         quote: Spell out the text of what is written, instead of saying that it is the turn.
         rows: Rows of the data set: demonstrations for sft, states for grpo and dpo; ppo plays on and has none.
+        worth_stake: For sft, stake in nats of the question what each slot will be worth, which is asked beside every
+            decision; 0: never. The model answers it in training only.
         rounds: For sft, rounds of DAgger: the learner plays, the expert says what it would have done, and all
             of them is learned from (Ross, Gordon and Bagnell, 2011).
         reference: Who plays on after a decision: ``expert``, a heuristic's name or a run folder.
@@ -113,6 +115,7 @@ class FinetuneSettings:
     noise: tuple[float, ...] = (0.0, 0.15, 0.3)
     quote: bool = False
     rows: int = 32_000
+    worth_stake: float = 0.5
     rounds: int = 3
     reference: str = "expert"
     horizons: tuple[int, ...] = (8, 16, 32)
@@ -135,7 +138,7 @@ class FinetuneSettings:
         for name in ("lora_rank", "transcripts", "rows", "num_envs", "validation_episodes"):
             if getattr(self, name) < 1:
                 raise StmError(f"{name} is {getattr(self, name)}; expected at least 1")
-        for name in ("rounds", "least_stake", "validation_every"):
+        for name in ("worth_stake", "rounds", "least_stake", "validation_every"):
             if getattr(self, name) < 0:
                 raise StmError(f"{name} is {getattr(self, name)}; expected at least 0")
         if not self.noise or not all(0 <= level < 1 for level in self.noise):
