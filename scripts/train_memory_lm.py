@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, TrainingArguments
+from transformers import TrainingArguments
 
 from stm_rl.augmented import (
     MemoryLM,
@@ -38,9 +38,10 @@ from stm_rl.augmented import (
     start_from_attention,
     transcript_loss,
 )
+from stm_rl.augmented.base import load_base
 from stm_rl.augmented.segments import mask_tokens
 from stm_rl.evaluation.statistics import Bootstrap
-from stm_rl.lm.loading import is_masked, load_pretrained
+from stm_rl.lm.loading import is_masked
 from stm_rl.worlds import DialogueWorld, StoryWorld
 
 WORLDS = (DialogueWorld(), StoryWorld())
@@ -119,7 +120,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     window: int | None = WINDOW
     if args.baseline == "full":
         window = ALL_TURNS if masked else None
-    base, tokenizer = load_pretrained(AutoModelForMaskedLM if masked else AutoModelForCausalLM, name, "cpu", "float32")
+    base, tokenizer = load_base(name, masked, "cpu", "float32")
     torch.manual_seed(args.seed)
     core = args.core if args.baseline == "none" else "none"
     sizes = json.loads(args.sizes) if args.sizes else SIZES.get(core, {})

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from augmented_helpers import learn, planted, with_apart_tokens
 from helpers import load_script, numbered
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM, TrainingArguments
 
@@ -54,12 +55,6 @@ def masked(vocabulary: int = VOCABULARY) -> Any:
     torch.manual_seed(0)
     none = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     return with_apart_tokens(BertForMaskedLM(BertConfig(vocab_size=vocabulary, **none, **SIZES)))
-
-
-def with_apart_tokens(base: Any) -> Any:
-    """Give the model embeddings as large as trained ones, so that its head, which is tied to them, can be sure."""
-    torch.nn.init.normal_(base.get_input_embeddings().weight, std=0.3)
-    return base.eval()
 
 
 def some_ids(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -237,33 +232,10 @@ class _Pad:
     bos_token_id, pad_token_id = 0, 2
 
 
-def planted(rows: int, seed: int) -> dict[str, torch.Tensor]:
-    """Three segments: a marker and one of 16 tokens, noise, and the marker with the same token to be predicted."""
-    draw = torch.Generator().manual_seed(seed)
-    fact = torch.randint(20, 36, (rows, 1), generator=draw)
-    marker = torch.full((rows, 1), 6)
-    noise = torch.randint(7, 20, (rows, 2), generator=draw)
-    ids = torch.stack([torch.cat([marker, fact], 1), noise, torch.cat([marker, fact], 1)], 1)
-    labels = torch.full_like(ids, -100)
-    labels[:, 2, 1] = ids[:, 2, 1]
-    return {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
-        "labels": labels,
-        "written": torch.ones_like(ids) > 0,
-    }
-
-
 def test_it_learns_to_recall_what_left_the_window(tokenizer: Any) -> None:
     model = MemoryLM(causal(), tokenizer, replace(SMALL, heads=4))
     start_from_attention(model, some_ids(16, 8))
-    optimizer = torch.optim.AdamW([value for value in model.parameters() if value.requires_grad], lr=5e-3)
-    for step in range(200):
-        loss = transcript_loss(model, planted(32, step), 3)[0]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    model.eval()
+    learn(model, planted, steps=200, lr=5e-3)
     with torch.no_grad():
         assert float(transcript_loss(model, planted(64, 10**6), 3)[0]) < 0.7  # nats; 2.77 without memory
 

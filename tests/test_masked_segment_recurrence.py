@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from augmented_helpers import learn, planted, with_apart_tokens
 from transformers import AutoTokenizer, ModernBertConfig, ModernBertForMaskedLM
 from transformers.masking_utils import sliding_window_bidirectional_overlay
 
@@ -36,9 +38,7 @@ def encoder(*layers: str, vocabulary: int = WORDS) -> Any:
         local_attention=6,
         pad_token_id=2,
     )
-    base = ModernBertForMaskedLM(config)
-    torch.nn.init.normal_(base.get_input_embeddings().weight, std=0.3)  # so that its head, tied to them, can be sure
-    return base.eval()
+    return with_apart_tokens(ModernBertForMaskedLM(config))
 
 
 def ids(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -109,31 +109,12 @@ def test_padding_and_other_rows_change_nothing(tokenizer: Any) -> None:
     assert bool(torch.isfinite(out.logits).all())
 
 
-def recall(rows: int, seed: int) -> dict[str, torch.Tensor]:
-    """Three segments: a marker and one of 16 tokens, noise, and the marker with the same token masked."""
-    draw = torch.Generator().manual_seed(seed)
-    fact, marker = torch.randint(20, 36, (rows, 1), generator=draw), torch.full((rows, 1), 6)
-    noise = torch.randint(7, 20, (rows, 2), generator=draw)
-    text = torch.stack([torch.cat([marker, fact], 1), noise, torch.cat([marker, fact], 1)], 1)
-    labels = torch.full_like(text, -100)
-    labels[:, 2, 1] = text[:, 2, 1]
-    there = torch.ones_like(text)
-    given = text.masked_fill(labels != -100, MASK)
-    return {"input_ids": given, "attention_mask": there, "labels": labels, "written": there > 0}
-
-
 def test_it_learns_to_recall_what_left_the_text(tokenizer: Any) -> None:
-    model = SegmentLM(encoder(FULL, FULL), tokenizer, 8, lora=8)
-    optimizer = torch.optim.AdamW([value for value in model.parameters() if value.requires_grad], lr=1e-2)
-    for step in range(150):
-        loss = transcript_loss(model, recall(32, step), 3)[0]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    model.eval()
+    model, recall = SegmentLM(encoder(FULL, FULL), tokenizer, 8, lora=8), partial(planted, mask=MASK)
+    learn(model, recall, steps=150, lr=1e-2)
     with torch.no_grad():
-        learned = float(transcript_loss(model, recall(64, 10**6), 3)[0])
         batch = recall(64, 10**6)
+        learned = float(transcript_loss(model, batch, 3)[0])
         forgotten = {name: value[:, 2:] for name, value in batch.items()}
         assert learned < 0.7, learned
         assert float(transcript_loss(model, forgotten, 3)[0]) > 2.7  # the same model, nothing kept: log 16 is 2.77

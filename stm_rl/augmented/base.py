@@ -3,11 +3,36 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from stm_rl.errors import StmError
+from stm_rl.lm.loading import load_pretrained
+
+
+def load_base(name: str | Path, masked: bool, device: str, dtype: str) -> tuple[Any, Any]:
+    """Load a masked or a causal model and its tokenizer; see :func:`stm_rl.lm.loading.load_pretrained`."""
+    return load_pretrained(AutoModelForMaskedLM if masked else AutoModelForCausalLM, name, device, dtype)
+
+
+def is_masked_model(base: Any) -> bool:
+    """Return whether a loaded model is a masked (BERT-type) one."""
+    return "MaskedLM" in type(base).__name__
+
+
+def check_writes_text(masked: bool) -> None:
+    """Raise StmError for a masked model, which cannot continue a text."""
+    if masked:
+        raise StmError("a masked model cannot write text; take a causal (GPT-type) model")
+
+
+def unmasked(input_ids: Tensor, labels: Tensor) -> Tensor:
+    """Return a text whose masks are the tokens that they stand for, by its labels (-100: not masked)."""
+    return torch.where(labels != -100, labels, input_ids)
 
 
 def layers_of(base: Any) -> nn.ModuleList:

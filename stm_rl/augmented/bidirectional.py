@@ -26,6 +26,7 @@ class Earlier:
         exists: Which kept tokens and then which tokens of the segment are there, shape (batch, kept + time), bool.
         positions: Of the same tokens, same shape.
         new: The segment's keys and values of each layer, shapes (batch, heads, time, size).
+        seen: What :meth:`visible` has returned, by reach: layers of a kind share it.
     """
 
     keys: Tensor
@@ -33,6 +34,7 @@ class Earlier:
     exists: Tensor
     positions: Tensor
     new: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    seen: dict[int | None, Tensor] = field(default_factory=dict)
 
     def visible(self, time: int, reach: int | None) -> Tensor:
         """Return which tokens each of the last ``time`` sees, shape (batch, 1, time, kept + time), bool.
@@ -41,12 +43,15 @@ class Earlier:
             time: Tokens of the segment.
             reach: How far a layer with a sliding window looks in both directions, in tokens; None: everywhere.
         """
+        if reach in self.seen:
+            return self.seen[reach]
         seen = self.exists[:, None, :].expand(-1, time, -1)
         if reach is not None:
             far = (self.positions[:, -time:, None] - self.positions[:, None, :]).abs()
             seen = seen & (far <= reach)
         own = torch.eye(time, dtype=torch.bool, device=seen.device)  # so that padding sees something, if only itself
-        return (seen | nn.functional.pad(own, (seen.shape[-1] - time, 0)))[:, None]
+        self.seen[reach] = (seen | nn.functional.pad(own, (seen.shape[-1] - time, 0)))[:, None]
+        return self.seen[reach]
 
 
 def attend(

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from stm_rl.augmented.adapter import GatedCrossAttention
-from stm_rl.augmented.base import add_lora, layers_of
+from stm_rl.augmented.base import add_lora, check_writes_text, is_masked_model, layers_of, unmasked
 from stm_rl.augmented.settings import MemorySettings
 from stm_rl.augmented.writer import PooledWriter, TokenWriter, write
-from stm_rl.errors import StmError
 from stm_rl.memory import CORES, MemoryCore, State
 
 
@@ -82,7 +81,7 @@ class MemoryLM(nn.Module):
         self.settings = settings = settings or MemorySettings()
         self.tokenizer, self.base_name = tokenizer, base_name
         self.config = base.config
-        self.masked = "MaskedLM" in type(base).__name__
+        self.masked = is_masked_model(base)
         base.requires_grad_(False)
         stack = layers_of(base)
         self.base = add_lora(base, settings.lora) if settings.lora else base
@@ -140,7 +139,7 @@ class MemoryLM(nn.Module):
         loss, nats = (None, None) if labels is None else likelihood(logits, labels, self.masked)
         if self.core is not None:
             if self.masked and labels is not None:
-                input_ids = torch.where(labels != -100, labels, input_ids)
+                input_ids = unmasked(input_ids, labels)
                 _, hidden = self._run(input_ids, attention_mask, memory, written, None)
             memory = self._write(input_ids, hidden, written, memory)
         return MemoryOutput(loss, nats, logits, memory)
@@ -178,8 +177,7 @@ class MemoryLM(nn.Module):
         Raises:
             StmError: The base is a masked model.
         """
-        if self.masked:
-            raise StmError("a masked model cannot write text; take a causal (GPT-type) model")
+        check_writes_text(self.masked)
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         memory = self.initial_memory(len(input_ids)) if memory is None else memory
         written = attention_mask.bool() if written is None else written

@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, DynamicCache
+from transformers import DynamicCache
 
-from stm_rl.augmented.base import add_lora
+from stm_rl.augmented.base import add_lora, check_writes_text, is_masked_model, load_base, unmasked
 from stm_rl.augmented.bidirectional import Earlier, use_segments
 from stm_rl.augmented.model import MemoryOutput, likelihood
 from stm_rl.augmented.saving import ADAPTER, load_lora
 from stm_rl.errors import StmError
 from stm_rl.files import reading, write_json
-from stm_rl.lm.loading import is_masked, load_pretrained
+from stm_rl.lm.loading import is_masked
 from stm_rl.memory import State
 
 SETTINGS = "segments.json"
@@ -54,7 +54,7 @@ class SegmentLM(nn.Module):
         if history < 1:
             raise StmError(f"history is {history}; expected at least 1 token")
         base.requires_grad_(False)
-        self.masked = "MaskedLM" in type(base).__name__
+        self.masked = is_masked_model(base)
         if self.masked:
             use_segments(base)
         self.config, self.tokenizer, self.history, self.base_name = base.config, tokenizer, history, base_name
@@ -94,7 +94,7 @@ class SegmentLM(nn.Module):
         logits, keys, values = run(input_ids, exists, positions, memory)
         loss, nats = (None, None) if labels is None else likelihood(logits, labels, self.masked)
         if self.masked and labels is not None:
-            input_ids = torch.where(labels != -100, labels, input_ids)
+            input_ids = unmasked(input_ids, labels)
             _, keys, values = run(input_ids, exists, positions, memory)
         return MemoryOutput(loss, nats, logits, self._kept(keys, values, written, memory))
 
@@ -114,8 +114,7 @@ class SegmentLM(nn.Module):
         Raises:
             StmError: The base is a masked model.
         """
-        if self.masked:
-            raise StmError("a masked model cannot write text; take a causal (GPT-type) model")
+        check_writes_text(self.masked)
         held, own = memory["held"].to(input_ids.dtype), torch.ones_like(input_ids)
         past = torch.cat([torch.zeros_like(held), input_ids], 1)  # zeros for what the cache stands for
         before = memory["position"][:, None] - self.history - 1  # so that the first of the text stands where it stood
@@ -188,8 +187,7 @@ class SegmentLM(nn.Module):
             raise StmError(f"{folder} has no {SETTINGS}; expected a folder that SegmentLM.save_pretrained wrote")
         with reading(folder, "save the model again"):
             known = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-            kind = AutoModelForMaskedLM if is_masked(known["base"]) else AutoModelForCausalLM
-            base, tokenizer = load_pretrained(kind, known["base"], device, dtype)
+            base, tokenizer = load_base(known["base"], is_masked(known["base"]), device, dtype)
             model = cls(base, tokenizer, known["history"], known["lora"], known["base"])
             if model.lora:
                 load_lora(model.base, folder / ADAPTER)

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
+from stm_rl.augmented.base import load_base
 from stm_rl.augmented.model import MemoryLM
 from stm_rl.augmented.settings import MemorySettings
 from stm_rl.errors import StmError
 from stm_rl.files import reading, write_json, write_tensors
-from stm_rl.lm.loading import load_pretrained
 
 SETTINGS, WEIGHTS, ADAPTER, BASE = "memory.json", "memory.safetensors", "lora", "base"
 
@@ -54,8 +53,7 @@ def load(folder: Path, device: str, dtype: str) -> MemoryLM:
         name, masked = known.pop("base"), known.pop("masked")
         settings = MemorySettings(**known)
         weights = load_file(folder / WEIGHTS)
-    auto = AutoModelForMaskedLM if masked else AutoModelForCausalLM
-    base, tokenizer = load_pretrained(auto, folder / BASE if name is None else name, device, dtype)
+    base, tokenizer = load_base(folder / BASE if name is None else name, masked, device, dtype)
     model = MemoryLM(base, tokenizer, settings, name)
     with reading(folder, "save the model again"):
         if settings.lora:

@@ -9,12 +9,9 @@ import gymnasium as gym
 from rich.console import Console
 from rich.table import Table
 
-from stm_rl.registration import register_envs
-
 
 def list_envs(as_json: bool) -> None:
     """Print every registered environment with the first line of its description and the settings of its level."""
-    register_envs()
     rows = [_row(env_id) for env_id, spec in gym.registry.items() if spec.namespace == "stm_rl"]
     if as_json:
         print(json.dumps(rows, indent=1))
