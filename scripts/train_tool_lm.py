@@ -16,10 +16,12 @@ It starts from the embedded model. Prints the loss and the share of decisions th
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from train_tiny_lm import WORLDS, Corpus
 
 from stm_rl.lm.prompt import line
 from stm_rl.worlds.relation import Fact
-from stm_rl_agents.language.chat import Slot, load_policy_model, state_text
+from stm_rl_agents.language.chat import Slot, load_policy_model, state_text, text_overlap
 from stm_rl_agents.language.tools import Decision
 
 SLOTS = (4, 4, 4, 2, 6, 8)
@@ -67,8 +69,10 @@ class Drills(Corpus):
         facts: dict[int, Fact] = {}
         for place, number in zip(places, order, strict=True):
             text, fact = held[number]
-            reads = int(self.rng.choice(3, p=[0.7, 0.2, 0.1]))
-            memory[place] = Slot(text, 1 + int(self.rng.integers(30)), reads, bool(self.rng.random() < 0.3))
+            reads, age = int(self.rng.choice(3, p=[0.7, 0.2, 0.1])), 1 + int(self.rng.integers(30))
+            idle = 1 + int(self.rng.integers(age)) if reads else age
+            taken_up = float(self.rng.uniform(0.2, 0.9)) if self.rng.random() < 0.3 else 0.0
+            memory[place] = Slot(text, age, idle, reads, taken_up)
             if fact is not None:
                 facts[place + 1] = fact
         start = len(script.turns)
@@ -78,7 +82,9 @@ class Drills(Corpus):
         window = [line(turn) for turn in script.turns[max(start - 1, 0) :]][-2:]
         if self.rng.random() < 0.5:  # what stands before is as often small talk
             window = [line(self.transcript(random_words).turns[int(self.rng.integers(10))]), window[-1]]
-        return state_text(memory, window), found
+        memory = [slot and replace(slot, taken_up_last=text_overlap(slot.text, window[0])) for slot in memory]
+        oldest = max((slot.age for slot in memory if slot), default=0)
+        return state_text(memory, window, oldest + int(self.rng.integers(12))), found
 
     def _event(self, script: Any, memory: list[Slot | None], facts: dict[int, Fact], relations: Any) -> Decision | None:
         """Let something be said; return what to do about it."""
@@ -154,10 +160,35 @@ def batches(drills: Drills, tokenizer: Any, tokens: int, progress: list[float]) 
             )
 
 
+def deepened(model: Any, layers: int) -> Any:
+    """Return a Llama with more layers that computes the same: new ones stand behind the old and add nothing yet.
+
+    A slot is worth what its text, its numbers and what has been said since make it, and a decision compares slots. That
+    is more steps than the layers of the embedded model.
+    """
+    config = copy.deepcopy(model.config)
+    config.num_hidden_layers = layers
+    deep = type(model)(config)
+    known = model.state_dict()
+    per_old = layers // model.config.num_hidden_layers
+    with torch.no_grad():
+        for name, tensor in deep.named_parameters():
+            before, _, rest = name.partition(".layers.")
+            number, _, of_layer = rest.partition(".")
+            if not rest:
+                tensor.copy_(known[name])
+            elif int(number) % per_old == 0:
+                tensor.copy_(known[f"{before}.layers.{int(number) // per_old}.{of_layer}"])
+            elif of_layer.startswith(("self_attn.o_proj", "mlp.down_proj")):
+                tensor.zero_()
+    return deep
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/tool-lm"), help="folder to write")
     parser.add_argument("--base", default="tiny", help="model to start from")
+    parser.add_argument("--layers", type=int, default=4, help="a multiple of those of the base")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lr", type=float, default=2e-3)
@@ -167,6 +198,9 @@ def main() -> None:
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     model, tokenizer = load_policy_model(args.base)
+    if args.layers % model.config.num_hidden_layers:
+        parser.error(f"--layers is {args.layers}; expected a multiple of {model.config.num_hidden_layers}")
+    model = deepened(model, args.layers)
     drills, progress = Drills(args.seed + 1), [0.0]
     words = map(tokenizer.decode, range(259, len(tokenizer)))
     drills.words = [word.strip() for word in words if word.strip().isalpha()]

@@ -219,7 +219,7 @@ def test_decisions_follow_what_was_preferred(tmp_path: Path) -> None:
     agent = LanguageAgent(model, tokenizer, max_new_tokens=16)
     assert agent.decide(prompts, 2, 1) == [Decision()] * len(prompts)
     pairs = [Pair(one, WRITE_1.message(), Decision().message(), 1.0) for one in prompts]
-    trainer = dpo_trainer(model, tokenizer, pairs, num_train_epochs=12, learning_rate=2e-3, **options)
+    trainer = dpo_trainer(model, tokenizer, pairs, num_train_epochs=20, learning_rate=2e-3, **options)
     trainer.train()
     margins = [float(row["rewards/margins"]) for row in trainer.state.log_history if "rewards/margins" in row]
     assert margins[0] == pytest.approx(0, abs=1e-4)

@@ -56,7 +56,7 @@ texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), m
 
 def written(tokenizer, decision):
     """Return the tokens of a prompt and of the decision after it."""
-    asked = [{"role": "user", "content": state_text([None] * SLOTS, ["Ana: Hello."])}]
+    asked = [{"role": "user", "content": state_text([None] * SLOTS, ["Ana: Hello."], 0)}]
     options = {"tokenize": True, "return_dict": False, "tools": tools_for(tokenizer)}
     whole = tokenizer.apply_chat_template([*asked, decision.message()], **options)
     prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True, **options)
@@ -202,7 +202,7 @@ def test_a_prompt_is_no_longer_late_in_an_episode(tokenizer, turns):
         prompt = prompt_of(env.episodes, 0, True)
         lengths.append(len(tokenizer.apply_chat_template(prompt, tokenize=True, return_dict=False)))
         env.step(np.array([[1 + step % 3, 0, 0]]))
-    assert max(lengths) == lengths[4]  # memory and window are full then
+    assert max(lengths) <= lengths[4] + 1  # memory and window are full then; the number of turns may have a digit more
     assert max(lengths) < 100
 
 
@@ -211,6 +211,6 @@ def test_prompt_shows_memory_window_and_turn(tokenizer):
     env.reset(seed=0)
     env.step(np.array([[2, 0, 0]]))
     env.step(np.array([[0, 0, 0]]))
-    shown = "1\n2 2 0 Ana: one\n\nBen: two\nAna: three\n="
+    shown = "1\n2 2 2 0 0 0 Ana: one\n\nBen: two\nAna: three\n2="
     assert prompt_of(env.episodes, 0, True) == [{"role": "user", "content": shown}]
     assert prompt_of(env.episodes, 0, False)[0]["role"] == "system"

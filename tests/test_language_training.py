@@ -1,7 +1,6 @@
 """Imitation and same-state reinforcement learning of tool calls, end to end on a few transcripts."""
 
 import logging
-from functools import partial
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from stm_rl.rewards import as_reward
 from stm_rl_agents.heuristics import NoMemory
 from stm_rl_agents.language.agent import LanguageAgent
 from stm_rl_agents.language.chat import load_policy_model
-from stm_rl_agents.language.demonstrate import Demonstration, demonstrate, resampled
+from stm_rl_agents.language.demonstrate import PARTS, Demonstration, demonstrate, resampled
 from stm_rl_agents.language.grpo import grpo_trainer, state_rows
 from stm_rl_agents.language.returns import Playout
 from stm_rl_agents.language.rewards import StateReturns
@@ -100,11 +99,13 @@ ENDED = "]}}</tool_call></s>"
 
 
 @pytest.mark.parametrize(
-    ("decision", "part", "given", "expected"),
+    ("decision", "learned", "given", "expected"),
     [
         (Decision(1), "write", 0, WROTE),
         (Decision(1, "Ana"), "write", 0, WROTE.replace("}}", ', "text": "Ana"}}')),
+        (Decision(1, reads=(2,)), "write", 1, WROTE),
         (Decision(), "write", 0, NO_WRITE),  # if there is a call, it is none that writes; whether there is, is not said
+        (Decision(reads=(2,)), "write", 0, NO_WRITE),
         (Decision(1), "read", 0, "</s>"),
         (Decision(), "read", 0, "</s>"),
         (Decision(1, reads=(2,)), "read", 0, READ),
@@ -115,18 +116,29 @@ ENDED = "]}}</tool_call></s>"
         (Decision(reads=(2, 12)), "read", 1, ", 12"),
         (Decision(reads=(2, 12)), "read", 1, ", 12" + ENDED),
         (Decision(reads=(2,)), "read", 0, READ + ENDED),
+        (Decision(), "write read", 0, "</s>"),  # there is no call, so none that writes
+        (Decision(1), "write read", 0, WROTE + "</s>"),
+        (Decision(1, reads=(2,)), "write read", 0, WROTE + READ),
+        (Decision(reads=(2,)), "write read", 0, READ),
+        (Decision(reads=(2,)), "write read", 1, NO_WRITE + ENDED),
+        (Decision(1, reads=(2,)), "write read", 1, WROTE + ENDED),
+        (Decision(1, reads=(2,)), "worth", 0, "3 0 9</s>"),
+        (Decision(), "write worth", 0, NO_WRITE + "3 0 9</s>"),
+        (Decision(1), "write read worth", 0, WROTE + "</s>" + "3 0 9</s>"),
     ],
 )
-def test_parts_of_a_decision_are_trained_on_apart(decision, part, given, expected):
+def test_parts_of_a_decision_are_trained_on_apart(decision, learned, given, expected):
     _, tokenizer = load_policy_model("tiny")
     prompt = [{"role": "user", "content": "1 Ana: My key is here.\n2\n\nBen: Hello.\nAna: Where is my key?"}]
-    (row,) = dataset_of([Demonstration(prompt, decision, 1.0, "", part, given, closed=ENDED in expected)], tokenizer)
+    parts = tuple(learned.split())
+    one = Demonstration(prompt, decision, 1.0, "", (1.0, 1.0, 1.0), parts, given, ENDED in expected, "3 0 9")
+    (row,) = dataset_of([one], tokenizer)
     assert tokenizer.decode([token for token in row["labels"] if token >= 0]) == expected
     assert all(label in (-100, token) for token, label in zip(row["input_ids"], row["labels"], strict=True))
-    said = decision if decision != Decision() or part == "read" else Decision(reads=(1,))
-    whole = tokenizer.apply_chat_template([*prompt, said.message()], tokenize=False)
+    said = Decision(reads=(1,)) if decision == Decision() and "write" in parts and "read" not in parts else decision
+    more = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "3 0 9"}] if "worth" in parts else []
+    whole = tokenizer.apply_chat_template([*prompt, said.message(), *more], tokenize=False)
     assert tokenizer.decode(row["input_ids"]) == whole
-    assert expected in whole.partition("<|assistant|>")[2]
 
 
 def test_demonstrations_are_the_experts_play(demonstrations, expert, task, lesson_env):
@@ -137,7 +149,7 @@ def test_demonstrations_are_the_experts_play(demonstrations, expert, task, lesso
     assert sum(bool(one.decision.write) for one in demonstrations) == best.writes.sum()
     quoted = demonstrate(expert, expert, lesson_env, range(TRANSCRIPTS), short=True, quote=True)
     wrote = next(one for one in quoted if one.decision.write)
-    assert f"\n{wrote.decision.text}\n=" in wrote.prompt[0]["content"]
+    assert f"\n{wrote.decision.text}\n" in wrote.prompt[0]["content"]
 
 
 def test_parts_say_what_to_read_after_what_the_learner_reads(expert, lesson_env, demonstrations):
@@ -150,13 +162,13 @@ def test_parts_say_what_to_read_after_what_the_learner_reads(expert, lesson_env,
             return actions
 
     parts = demonstrate(Always(), expert, lesson_env, range(8), short=True, parts=True)
-    assert len(parts) == 3 * 8 * 23
+    assert len(parts) == 2 * 8 * 23
     expert_reads = 0
-    for write, read, more in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
-        assert [(one.part, one.given) for one in (write, read, more)] == [("write", 0), ("read", 0), ("read", 1)]
-        assert write.prompt == read.prompt == more.prompt
-        assert len({one.decision.write for one in (write, read, more)}) == 1
-        assert write.decision.reads == ()
+    for read, more in zip(parts[::2], parts[1::2], strict=True):
+        assert (read.given, more.given) == (0, 1)
+        assert read.prompt == more.prompt
+        assert read.decision.write == more.decision.write
+        assert read.stakes[0] == more.stakes[0] > 0
         assert more.decision.reads[0] == 3
         assert (read.closed, more.closed) == (False, len(more.decision.reads) == 2)
         first, rest = read.decision.reads, more.decision.reads[1:]
@@ -166,37 +178,40 @@ def test_parts_say_what_to_read_after_what_the_learner_reads(expert, lesson_env,
         else:
             assert rest != (3,)
         expert_reads += bool(first)
-        assert (read.stake > 1) == bool(first)
+        assert (read.stakes[1] > 1) == bool(first)
     assert expert_reads > 8
 
 
-def test_what_slots_are_worth_is_asked_beside_every_decision(expert, lesson_env):
-    play_parts = partial(demonstrate, expert, expert, lesson_env, range(8), short=True, parts=True)
-    plain, parts = play_parts(rng=np.random.default_rng(0)), play_parts(rng=np.random.default_rng(0), worth_stake=0.7)
-    asked = [one for one in parts if one.answer]
-    assert [one for one in parts if not one.answer] == plain
-    assert len(asked) == 8 * 23
-    assert {one.stake for one in asked} == {0.7}
-    decisions = [one for one in plain if one.part == "write"]
-    answers = [[int(digit) for digit in one.answer.split()] for one in asked]
-    for one, decision, (*held, now) in zip(asked, decisions, answers, strict=True):
-        assert one.prompt[0]["content"] == decision.prompt[0]["content"] + " ?"
-        lines = decision.prompt[0]["content"].split("\n")[:4]
-        assert all(worth == 0 for worth, line in zip(held, lines, strict=True) if line in "1234")  # a free slot
-        if decision.decision.write:
-            assert now >= held[decision.decision.write - 1]
-    assert sum(now > 1 for *_, now in answers) > 10
-    assert sum(max(held) > 1 for *held, _ in answers) > 50
-    _, tokenizer = load_policy_model("tiny-tools")
-    (row,) = dataset_of(asked[:1], tokenizer)
-    learned = tokenizer.decode([token for token in row["labels"] if token >= 0])
-    assert learned == asked[0].answer + tokenizer.eos_token
+def test_what_slots_are_worth_is_asked_after_decisions(expert, lesson_env):
+    found = demonstrate(expert, expert, lesson_env, range(8), short=True, parts=True)
+    worth = [[int(digit) for digit in one.worth.split()] for one in found]
+    for one, (*held, now) in zip(found, worth, strict=True):
+        lines = one.prompt[0]["content"].split("\n")[:4]
+        assert all(value == 0 for value, line in zip(held, lines, strict=True) if line in "1234")  # a free slot
+        if one.decision.write:
+            assert now >= held[one.decision.write - 1]
+    assert sum(now > 1 for *_, now in worth) > 10
+    assert sum(max(held) > 1 for *held, _ in worth) > 50
+    for share in (0.0, 0.5, 1.0):
+        drawn = resampled(found, 1_000, np.random.default_rng(0), share)
+        assert np.mean(["worth" in one.learned for one in drawn]) == pytest.approx(share, abs=0.05)
 
 
 def test_what_hangs_on_much_is_drawn_often():
     plain = [Demonstration([], Decision(), 0.1, "a"), Demonstration([], Decision(1), 9.9, "b")]
     drawn = resampled(plain, 1_000, np.random.default_rng(0))
     assert 975 <= sum(one.state == "b" for one in drawn) <= 1_000
+
+
+def test_each_part_is_learned_as_often_as_its_stake_says():
+    stakes = [(2.0, 1.0), (0.1, 3.0), (0.5, 0.0)]
+    found = [Demonstration([], Decision(), 1.0, str(i), stakes=each, worth="0") for i, each in enumerate(stakes)]
+    drawn = resampled(found, 20_000, np.random.default_rng(0))
+    counts = [
+        [sum(one.state == str(i) and part in one.learned for one in drawn) for part in PARTS[:2]] for i in range(3)
+    ]
+    np.testing.assert_allclose(np.array(counts) / 20_000, np.array(stakes) / 5.5, atol=0.015)  # 2 + 3 + 0.5
+    assert all(one.learned for one in drawn)
 
 
 def test_cloning_learns_to_call_tools_and_to_remember(cloned, task):

@@ -166,7 +166,9 @@ def test_second_write_of_a_turn_and_calls_after_the_end_are_left_out() -> None:
 def test_memory_is_shown_if_asked_for() -> None:
     episode = an_episode(show_memory=True)
     episode.memory_write(slot=2, text="a bicycle")
-    assert episode.memory_read(slots=[]) == state_text([None, Slot("a bicycle", age=1)], [line_of(0, 1)])
+    assert episode.memory_read(slots=[]) == state_text(
+        [None, Slot("a bicycle", age=1, idle=1, taken_up_last=1.0)], [line_of(0, 1)], 1
+    )
 
 
 def test_settings_that_cannot_work_are_errors() -> None:
@@ -198,7 +200,7 @@ def test_rows_hold_first_turn_and_transcript() -> None:
     assert rows["transcript"][:] == [2, 0]
     system, user = rows[0]["prompt"]
     assert system == {"role": "system", "content": INSTRUCTION}
-    assert user == {"role": "user", "content": state_text([None, None], [line_of(2, 0)])}
+    assert user == {"role": "user", "content": state_text([None, None], [line_of(2, 0)], 0)}
     assert episode_rows(make_env(1), [2], short=True)[0]["prompt"] == [user]
 
 

@@ -41,7 +41,7 @@ def pair(number: int, kind: str = "dialogue", same: bool = False, **more: Any) -
         "decision": {"write": 2, "reads": [1], "forget": [], "text": ""},
         "state": json.dumps(
             {
-                "memory": {"turn": [0, -1], "written": [0, 0], "read": [0, 0], "reads": [1, 0]},
+                "memory": {"turn": [0, -1], "written": [0, 0], "last_read": [1, 0], "reads": [1, 0]},
                 "step_index": 2,
                 "transcript_index": 0,
                 "overlap_since": [0.0, 0.0],
@@ -347,7 +347,7 @@ def test_exported_decisions_are_read_back_by_dpo(
     assert all({str(one.chosen), str(one.rejected)} == {str(read), str(unread)} for one in pairs)
     assert pairs[0].margin is None
     assert [message["role"] for message in pairs[0].prompt] == ["user"]
-    assert pairs[0].prompt[0]["content"].startswith("1 2 1 a: The key is in the box.\n2\n")
+    assert pairs[0].prompt[0]["content"].startswith("1 2 1 1 0 0 a: The key is in the box.\n2\n")
     long = run_main(monkeypatch, capsys, "review", "export", run, "--decisions", "--instruction", "--out", out)
     assert long.code == 0
     assert [message["role"] for message in read_pairs(out)[0].prompt] == ["system", "user"]

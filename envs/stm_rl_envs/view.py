@@ -89,6 +89,7 @@ class View:
 
     Attributes:
         overlap_since: For each slot the greatest overlap with a turn since, before the current one, shape ``(n, K)``.
+        overlap_previous: For each slot the overlap with the turn before the current one, shape ``(n, K)``.
     """
 
     def __init__(self, memory: SlotMemory, dimension: int, window: int) -> None:
@@ -100,7 +101,7 @@ class View:
         self._previous_words = np.full((n, MAX_WORDS), -1, np.int64)
         self._previous_speaker = np.full(n, -1, np.int64)
         self._overlap = np.zeros((n, slots), np.float32)  # of slots with the current turn
-        self._overlap_previous = np.zeros((n, slots), np.float32)
+        self.overlap_previous = np.zeros((n, slots), np.float32)
         self.overlap_since = np.zeros((n, slots), np.float32)
         self._named_by_turn = np.zeros((n, slots), bool)
         self._names_speaker = np.zeros((n, slots), bool)
@@ -132,7 +133,7 @@ class View:
     def _clear(self, rows: IntArray) -> None:
         """Forget what came before the current turns of episodes, and what their slots held."""
         self._slots.empty((rows,))
-        self._recent[rows] = self._overlap[rows] = self._overlap_previous[rows] = self.overlap_since[rows] = 0
+        self._recent[rows] = self._overlap[rows] = self.overlap_previous[rows] = self.overlap_since[rows] = 0
         self._named_by_turn[rows] = self._names_speaker[rows] = False
         self._previous_words[rows] = self._previous_speaker[rows] = -1
 
@@ -144,7 +145,7 @@ class View:
     def empty(self, rows: IntArray, slots: IntArray) -> None:
         """Show that slots of ``rows`` hold nothing any more, shape ``(m,)``."""
         self._slots.empty((rows, slots))
-        for values in (self._overlap, self._overlap_previous, self.overlap_since):
+        for values in (self._overlap, self.overlap_previous, self.overlap_since):
             values[rows, slots] = 0
         self._named_by_turn[rows, slots] = self._names_speaker[rows, slots] = False
 
@@ -161,7 +162,7 @@ class View:
         wrote = written > 0
         since[wrote, written[wrote] - 1] = 0
         self.overlap_since[rows] = since
-        self._overlap_previous[rows] = self._overlap[rows]
+        self.overlap_previous[rows] = self._overlap[rows]
         self._recent[rows, 1:] = self._recent[rows, :-1]
         self._recent[rows, 0] = self._now.vectors[rows]
         self._previous_words[rows] = self._now.words[rows]
@@ -180,7 +181,7 @@ class View:
                 self._recent[row, number] = item.vectors[step - 1 - number]
             if step:
                 self._previous_words[row], self._previous_speaker[row] = item.words[step - 1], item.speakers[step - 1]
-        self._overlap_previous = overlap(self._slots.words, self._previous_words[:, None])
+        self.overlap_previous = overlap(self._slots.words, self._previous_words[:, None])
         self._now.take((np.arange(self.n),), items, steps.tolist())
         self._compare(np.arange(self.n))
 
@@ -217,7 +218,7 @@ class View:
                 _log_scale(step[:, None] - memory.last_read[pick]),
                 np.minimum(memory.reads[pick] / 4, 2),
                 self._overlap[pick],
-                self._overlap_previous[pick],
+                self.overlap_previous[pick],
                 self._slots.speakers[pick] == speakers[:, None],
                 self._named_by_turn[pick],
                 self._names_speaker[pick],

@@ -74,7 +74,7 @@ class Finetuning:
             if number == 1:
                 found.clear()  # the expert's own play served to begin with
             found += self._kept(f"demonstrations-{number}.jsonl", partial(self._demonstrate, number))
-            yield _sft_of(resampled(found, self.settings.rows, self._rng(number)))
+            yield _sft_of(resampled(found, self.settings.rows, self._rng(number), self.settings.worth_share))
 
     def _grpo(self) -> MakeTrainer:
         rows = state_rows(self._met(), self.settings.rows, self.settings.least_stake, self._rng(1))
@@ -141,7 +141,6 @@ class Finetuning:
                 short=is_short(self.learner.tokenizer),
                 quote=self.settings.quote,
                 parts=share is not None,
-                worth_stake=self.settings.worth_stake,
                 noise=noise,
                 rng=self._rng(number, round(1e6 * noise)),
                 on_episodes=advance,
@@ -181,10 +180,10 @@ def packed(one: Demonstration) -> dict[str, Any]:
         "decision": told,
         "stake": round(one.stake, 4),
         "state": one.state,
-        "part": one.part,
+        "stakes": [round(stake, 4) for stake in one.stakes],
         "given": one.given,
         "closed": one.closed,
-        "answer": one.answer,
+        "worth": one.worth,
     }
 
 
@@ -192,7 +191,7 @@ def unpacked(values: dict[str, Any]) -> Demonstration:
     """Return the demonstration that :func:`packed` told."""
     told = values["decision"]
     decision = Decision(told["write"], told["text"], tuple(told["forget"]), tuple(told["reads"]))
-    return Demonstration(**{**values, "decision": decision})
+    return Demonstration(**{**values, "decision": decision, "stakes": tuple(values["stakes"])})
 
 
 def reference_of(name: str, expert: HindsightExpert, seed: int, device: str) -> Agent:

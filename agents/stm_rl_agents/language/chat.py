@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,16 +25,17 @@ from stm_rl_agents.language.tools import CUT_OFF, FORGET, READ, TOOLS, WRITE, De
 from stm_rl_envs.episodes import Episodes
 
 INSTRUCTION = (
-    "You keep a small memory of a conversation. You see its slots (number, age in turns, how often read, * if a turn "
-    "since took it up, text), then the last turns, of which the last has just arrived, then the numbers of slots that "
-    "share words with it. Keep that turn if it will be needed later, supersede what is out of date or worth least, and "
-    "read the slots that the next turn depends on. Call no tool if there is nothing to do."
+    "You keep a small memory of a conversation. You see its slots (number, age in turns, turns since it was last read, "
+    "how often it was read, how far any turn since and how far the turn before this one took it up, 0 to 9, text), "
+    "then the last turns, of which the last has just arrived, then the number of turns before it and, after =, the "
+    "slots that share words with it. Keep that turn if it will be needed later, supersede what is out of date or worth "
+    "least, and read the slots that the next turn depends on. Call no tool if there is nothing to do."
 )
 """What models with a template of their own are told; short templates say nothing, and models learn it."""
 SPEAKER = re.compile(r"^[^:]{1,40}: ")
 """The name of who says a line."""
-TAKEN_UP = 0.2
-"""Least overlap with a turn since for a slot to have been taken up."""
+MOST = 99
+"""Greatest number of turns or reads that is shown."""
 TEMPLATE = """{{- bos_token -}}
 {%- for message in messages -%}
 {%- if message.role == 'assistant' -%}
@@ -170,40 +172,56 @@ class Slot:
     Attributes:
         text: The line.
         age: Turns since it was written.
+        idle: Turns since it was read, or written.
         reads: How often it has been read.
-        taken_up: Whether a turn since has shared words with it.
+        taken_up: Greatest overlap of its words with a turn since, 0 to 1.
+        taken_up_last: Overlap of its words with the turn before the current one, 0 to 1.
     """
 
     text: str
     age: int = 0
+    idle: int = 0
     reads: int = 0
-    taken_up: bool = False
+    taken_up: float = 0.0
+    taken_up_last: float = 0.0
 
 
-def state_text(held: Sequence[Slot | None], window: Sequence[str]) -> str:
+def state_text(held: Sequence[Slot | None], window: Sequence[str], step: int) -> str:
     """Return what a language model is shown before it decides.
 
-    The slots: number, age, reads, a star if a turn since has taken it up, and text; the window; and the numbers of
-    slots that share words with the turn that has just arrived, most words first. Slot policies see the same as
-    features.
+    The slots: number, age, turns idle, reads, how far any turn since and the turn before the last have taken them up (0
+    to 9), and text; the window; the number of turns before, and after it the numbers of slots that share words with the
+    turn that has just arrived, most words first. Slot policies see the same as features.
 
     Args:
         held: What each slot holds; None: it is free.
         window: Lines of the window; the last is the turn that has just arrived.
+        step: Turns before that one.
     """
     lines = [
-        f"{number} {slot.age} {slot.reads}{'*' * slot.taken_up} {slot.text}\n" if slot else f"{number}\n"
-        for number, slot in enumerate(held, 1)
+        f"{number} {_numbers(slot)} {slot.text}\n" if slot else f"{number}\n" for number, slot in enumerate(held, 1)
     ]
     words = _words(window[-1])
     shared = [(-len(words & _words(slot.text)), number) for number, slot in enumerate(held, 1) if slot]
     related = "".join(f" {number}" for count, number in sorted(shared) if count)
-    return "".join(lines) + "\n" + "\n".join(window) + f"\n={related}"
+    return "".join(lines) + "\n" + "\n".join(window) + f"\n{min(step, MOST)}={related}"
+
+
+def _numbers(slot: Slot) -> str:
+    counts = (min(count, MOST) for count in (slot.age, slot.idle, slot.reads))
+    overlaps = (round(9 * overlap) for overlap in (slot.taken_up, slot.taken_up_last))
+    return " ".join(map(str, (*counts, *overlaps)))
 
 
 def _words(text: str) -> frozenset[str]:
     """Return the content words of a line, without the name of its speaker."""
     return content_words(SPEAKER.sub("", text, count=1))
+
+
+def text_overlap(a: str, b: str) -> float:
+    """Return the cosine of two lines as sets of content words, 0 to 1, without the names of their speakers."""
+    first, second = _words(a), _words(b)
+    return len(first & second) / math.sqrt(max(len(first), 1) * max(len(second), 1))
 
 
 def held_by(episodes: Episodes, row: int) -> list[Slot | None]:
@@ -215,8 +233,10 @@ def held_by(episodes: Episodes, row: int) -> list[Slot | None]:
         else Slot(
             text,
             step - int(memory.written[row, number]),
+            step - int(memory.last_read[row, number]),
             int(memory.reads[row, number]),
-            bool(episodes.view.overlap_since[row, number] >= TAKEN_UP),
+            float(episodes.view.overlap_since[row, number]),
+            float(episodes.view.overlap_previous[row, number]),
         )
         for number, text in enumerate(episodes.held(row))
     ]
@@ -234,7 +254,7 @@ def prompt_of(episodes: Episodes, row: int, short: bool) -> list[Message]:
     """
     step, item = int(episodes.step_index[row]), episodes.current[row]
     window = [item.lines[turn] for turn in range(max(0, step + 1 - episodes.settings.window), step + 1)]
-    asked = {"role": "user", "content": state_text(held_by(episodes, row), window)}
+    asked = {"role": "user", "content": state_text(held_by(episodes, row), window, step)}
     return [asked] if short else [{"role": "system", "content": INSTRUCTION}, asked]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,43 +16,47 @@ from stm_rl_agents.language.states import state_of
 from stm_rl_agents.language.tools import Decision, Message, decision_of
 from stm_rl_envs.vector import MemoryVectorEnv
 
-WHOLE, WRITES, READS = "", "write", "read"
-"""What of a decision is to be learned."""
-QUESTION = " ?"
-"""What follows a prompt that asks what the slots and the turn are worth."""
-FLOOR = 0.02
-"""Stake, in nats, of a part of a decision on which nothing hangs: what a read costs."""
+WRITES, READS, WORTH = PARTS = ("write", "read", "worth")
+"""What of a demonstration can be learned apart: what is written, what is read next, and what slots are worth."""
+QUESTION = "?"
+"""What is asked after a decision: what the slots and the turn are worth."""
+FLOOR = {WRITES: 0.1, READS: 0.02}
+"""Stake, in nats, of a part of a decision on which nothing hangs; of a read what it costs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Demonstration:
-    """One decision of an expert, or the part of it that is to be learned.
+    """One decision of an expert, and what of it is to be learned.
 
     Attributes:
         prompt: What the model is shown.
         decision: What the expert does.
-        stake: Nats that hang on it: what a choice at random would lose.
-        state: The state it was made in, see :mod:`stm_rl_agents.language.states`; empty for a part.
-        part: ``write``: learn what is done about that only; ``read``: which slot is read next; empty: learn all.
-        given: Of a read: how many of the decision's reads have been said already, right or wrong.
-        closed: Of a read: whether there can be no other after it.
-        answer: What is said instead of a decision, where the prompt asks for something else.
+        stake: Nats that hang on the decision.
+        state: The state it was made in, see :mod:`stm_rl_agents.language.states`; empty where parts are learned.
+        stakes: Nats that hang on the write and on the next read; empty: the decision is learned as a whole.
+        learned: Which of :data:`PARTS` are learned; see :func:`resampled`.
+        given: How many of the decision's reads have been said already, right or wrong, when the next is learned.
+        closed: Whether there can be no read after that.
+        worth: What each slot and the current turn are worth, digits; empty: nobody knows.
     """
 
     prompt: list[Message]
     decision: Decision
     stake: float
-    state: str
-    part: str = WHOLE
+    state: str = ""
+    stakes: tuple[float, ...] = ()
+    learned: tuple[str, ...] = ()
     given: int = 0
     closed: bool = False
-    answer: str = ""
+    worth: str = ""
 
     @property
     def messages(self) -> list[Message]:
-        """The conversation: what the model is shown, and what the expert says."""
-        said: Message = {"role": "assistant", "content": self.answer} if self.answer else self.decision.message()
-        return [*self.prompt, said]
+        """The conversation: what the model is shown, what the expert says, and what it answers if that is learned."""
+        asked: list[Message] = []
+        if WORTH in self.learned:
+            asked = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": self.worth}]
+        return [*self.prompt, self.decision.message(), *asked]
 
 
 def demonstrate(
@@ -64,7 +68,6 @@ def demonstrate(
     short: bool,
     quote: bool = False,
     parts: bool = False,
-    worth_stake: float = 0.0,
     noise: float = 0.0,
     rng: np.random.Generator | None = None,
     on_episodes: Callable[[int], None] = lambda count: None,
@@ -78,10 +81,8 @@ def demonstrate(
         indices: Indices of the transcripts.
         short: Leave the instruction out of prompts; see :func:`~stm_rl_agents.language.chat.is_short`.
         quote: Spell out the text of what is written, instead of saying that it is the turn.
-        parts: Give what to write and each read apart, with its own stake: much may hang on what is read where little
-            does on what is written.
-        worth_stake: With ``parts``, ask in every state what each slot is worth, too, and give the answer this stake,
-            in nats; 0: never.
+        parts: Give what to write and each read stakes of their own: much may hang on what is read where little does on
+            what is written.
         noise: Probability with which a random write takes the place of the actor's, so that memories also hold what is
             of no use (DART; Laskey et al., 2017).
         rng: Draws the random writes.
@@ -103,7 +104,6 @@ def demonstrate(
             most = reads_of(observation, masks)
             told, _ = expert.decide(advice, masks, most)
             reads = np.where(advice.read >= expert.level, advice.read, 0)  # noise is no stake
-            stakes = lost_at_random(advice.write) + lost_at_random(reads) + 2 * FLOOR
             rows = np.flatnonzero(active).tolist()
             # Before anything is done. What is learned of parts needs no state, and to tell it takes long.
             seen = [(prompt_of(episodes, row, short), "" if parts else state_of(episodes, row)) for row in rows]
@@ -112,14 +112,15 @@ def demonstrate(
                 decision = decision_of(told[row])
                 if quote and decision.write:
                     decision = replace(decision, text=episodes.current[row].lines[int(episodes.step_index[row])])
-                whole = Demonstration(prompt, decision, float(stakes[row]), state)
+                write = whether(advice.write[row]) + FLOOR[WRITES]
+                stake = write + lost_at_random(reads[row]) + FLOOR[READS]
+                whole = Demonstration(prompt, decision, stake, state)
                 if parts:
                     own = actions[row, 1:].tolist()
                     if actor is expert and rng.random() < 0.5:
                         own = [int(rng.integers(1, reads.shape[1])), *own]  # what it would do after a mistake
-                    found += _parts(whole, float(lost_at_random(advice.write[row])) + FLOOR, reads[row], own, most)
-                    if worth_stake:
-                        found.append(_worth(prompt, advice.kept[row], worth_stake))
+                    worth = replace(whole, worth=digits(advice.kept[row]))
+                    found += _after_own_reads(worth, write, reads[row], own, most)
                 else:
                     found.append(whole)
             throw_off(actions, masks, observation["slots"].shape[1], noise, rng)
@@ -129,10 +130,10 @@ def demonstrate(
     return found
 
 
-def _parts(
+def _after_own_reads(
     whole: Demonstration, write: float, worth: NDArray[np.float32], own: Sequence[int], reads: int
-) -> Iterator[Demonstration]:
-    """Yield what a decision says of the write, and then of each read, after those that the learner itself has said.
+) -> list[Demonstration]:
+    """Return a decision with the next read after none, after one and so on of those that the learner itself has said.
 
     A read that was no use is so followed by another one, if there is one of use: to read two slots costs little where
     only one of them is right, and nobody knows which.
@@ -146,45 +147,69 @@ def _parts(
     """
     decision = whole.decision
     left = np.where(np.arange(len(worth)) == decision.write, 0, worth)  # what it superseded cannot be read
-    yield replace(whole, decision=replace(decision, reads=()), stake=write, part=WRITES)
-    given: tuple[int, ...] = ()
-    for slot in (*list(dict.fromkeys(filter(None, own)))[: reads - 1], 0):
+    before = list(dict.fromkeys(filter(None, own)))[: reads - 1]
+    found: list[Demonstration] = []
+    for given, slot in enumerate((*before, 0)):
         more = (int(left.argmax()),) if left.max() > 0 else ()
-        stake = float(lost_at_random(left)) + FLOOR
-        said = replace(decision, reads=given + more)
-        closed = len(said.reads) == reads
-        yield replace(whole, decision=said, stake=stake, part=READS, given=len(given), closed=closed)
-        given = (*given, slot)
+        said = replace(decision, reads=(*before[:given], *more))
+        parts = (write / (len(before) + 1), lost_at_random(left) + FLOOR[READS])  # the write stands in all of them
+        found.append(replace(whole, decision=said, stakes=parts, given=given, closed=len(said.reads) == reads))
         left = np.where(np.arange(len(worth)) == slot, 0, left)
+    return found
 
 
-def _worth(prompt: list[Message], kept: NDArray[np.float32], stake: float) -> Demonstration:
-    """Return the question what each slot and the current turn are worth, with the answer: whole nats, at most 9 each.
+def digits(kept: NDArray[np.float32]) -> str:
+    """Return what slots and the current turn are worth as whole nats, at most 9 each.
 
-    Nobody asks it when it matters. To learn the answers teaches, slot by slot and in every state, what a decision is
-    made of, of which it shows only the outcome (an auxiliary task, as of Jaderberg et al., UNREAL, 2017).
+    Nobody asks for it when it matters. To learn the answers teaches, slot by slot and in every state, what a decision
+    is made of, of which it shows only the outcome (an auxiliary task, as of Jaderberg et al., UNREAL, 2017).
     """
-    asked: Message = {**prompt[-1], "content": f"{prompt[-1]['content']}{QUESTION}"}
-    digits = np.clip(np.rint(kept), 0, 9).astype(int).tolist()
-    return Demonstration([*prompt[:-1], asked], Decision(), stake, "", answer=" ".join(map(str, digits)))
+    return " ".join(map(str, np.clip(np.rint(kept), 0, 9).astype(int).tolist()))
 
 
-def lost_at_random(worth: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return what a choice at random loses against the best, shape ``(...)``.
+def whether(write: NDArray[np.float32]) -> float:
+    """Return what hangs on whether a turn is written: what the best slot for it gains, or loses.
 
-    That a turn is best left out has a stake, too, if it could supersede something of worth.
+    A choice at random would be a poor measure: over slots that are all of worth most choices lose much, and nobody
+    makes them.
 
     Args:
-        worth: What each of ``c`` choices is worth, shape ``(..., c)``.
+        write: What putting the turn into each slot gains, nats, shape ``(K + 1,)``; 0 first.
     """
-    return np.asarray(worth.max(-1) - worth.mean(-1))
+    return float(abs(write[1:].max()))
 
 
-def resampled(demonstrations: Sequence[Demonstration], count: int, rng: np.random.Generator) -> list[Demonstration]:
-    """Return ``count`` demonstrations, each as often as its stake says.
+def lost_at_random(worth: NDArray[np.float32]) -> float:
+    """Return what a choice at random loses against the best.
+
+    Args:
+        worth: What each choice is worth, nats, shape ``(c,)``.
+    """
+    return float(worth.max() - worth.mean())
+
+
+def resampled(
+    demonstrations: Sequence[Demonstration], count: int, rng: np.random.Generator, worth_share: float = 0.0
+) -> list[Demonstration]:
+    """Return ``count`` demonstrations, each as often as its stake says, or the greater of the stakes of its parts.
 
     A row of a data set cannot have a weight; being drawn in proportion to what hangs on a decision comes to the same.
+    Of one that is drawn, each part is learned with a probability of its stake over the greater: so each part is
+    learned in proportion to its own stake, and one pass over a prompt serves both of them.
+
+    Args:
+        demonstrations: What is drawn from.
+        count: How many are drawn.
+        rng: Draws them.
+        worth_share: Probability with which it is also learned what slots are worth, where parts are learned.
     """
-    stakes = np.array([one.stake for one in demonstrations])
+    stakes = np.array([max(one.stakes, default=one.stake) for one in demonstrations])
     drawn = rng.choice(len(demonstrations), count, p=stakes / stakes.sum())
-    return [demonstrations[index] for index in drawn.tolist()]
+    known: dict[tuple[int, tuple[str, ...]], Demonstration] = {}
+    found: list[Demonstration] = []
+    for index, chances in zip(drawn.tolist(), rng.random((count, len(PARTS))).tolist(), strict=True):
+        one = demonstrations[index]
+        shares = [*(stake / stakes[index] for stake in one.stakes), worth_share] if one.stakes else []
+        learned = tuple(part for part, share, at in zip(PARTS, shares, chances, strict=False) if at < share)
+        found.append(known.setdefault((index, learned), replace(one, learned=learned)))
+    return found

@@ -11,7 +11,7 @@ from stm_rl.comparison.continuation import Continuation
 from stm_rl.errors import StmError
 from stm_rl.files import reading
 from stm_rl.memory import EMPTY
-from stm_rl_agents.language.chat import INSTRUCTION, TAKEN_UP, Slot, state_text
+from stm_rl_agents.language.chat import INSTRUCTION, Slot, state_text, text_overlap
 from stm_rl_agents.language.dpo import Pair
 from stm_rl_agents.language.tools import Decision, Message
 
@@ -62,16 +62,19 @@ def prompt_at(one: Continuation, state: Mapping[str, Any], short: bool) -> list[
     """
     step, memory = int(state["step_index"]), state["memory"]
     notes = {int(turn): text for turn, text in state["notes"]}
+    previous = one.before[step - 1] if step else ""
     held = [
         None
         if turn == EMPTY
         else Slot(
             notes.get(turn, one.before[turn]),
             step - memory["written"][slot],
+            step - memory["last_read"][slot],
             memory["reads"][slot],
-            state["overlap_since"][slot] >= TAKEN_UP,
+            state["overlap_since"][slot],
+            text_overlap(one.before[turn], previous),
         )
         for slot, turn in enumerate(memory["turn"])
     ]
-    asked = {"role": "user", "content": state_text(held, one.window)}
+    asked = {"role": "user", "content": state_text(held, one.window, step)}
     return [asked] if short else [{"role": "system", "content": INSTRUCTION}, asked]

@@ -89,8 +89,8 @@ class FinetuneSettings:
             write takes the place of its own (DART). The learner of other methods plays with the smallest above 0.
         quote: Spell out the text of what is written, instead of saying that it is the turn.
         rows: Rows of the data set: demonstrations for sft, states for grpo and dpo; ppo plays on and has none.
-        worth_stake: For sft, stake in nats of the question what each slot will be worth, which is asked beside every
-            decision; 0: never. The model answers it in training only.
+        worth_share: For sft, share of the rows in which the model is also asked, after its decision, what each slot
+            will be worth; 0: never. It answers that in training only.
         rounds: For sft, rounds of DAgger: the learner plays, the expert says what it would have done, and all
             of them is learned from (Ross, Gordon and Bagnell, 2011).
         reference: Who plays on after a decision: ``expert``, a heuristic's name or a run folder.
@@ -115,7 +115,7 @@ class FinetuneSettings:
     noise: tuple[float, ...] = (0.0, 0.15, 0.3)
     quote: bool = False
     rows: int = 32_000
-    worth_stake: float = 0.5
+    worth_share: float = 0.5
     rounds: int = 3
     reference: str = "expert"
     horizons: tuple[int, ...] = (8, 16, 32)
@@ -138,15 +138,16 @@ class FinetuneSettings:
         for name in ("lora_rank", "transcripts", "rows", "num_envs", "validation_episodes"):
             if getattr(self, name) < 1:
                 raise StmError(f"{name} is {getattr(self, name)}; expected at least 1")
-        for name in ("worth_stake", "rounds", "least_stake", "validation_every"):
+        for name in ("rounds", "least_stake", "validation_every"):
             if getattr(self, name) < 0:
                 raise StmError(f"{name} is {getattr(self, name)}; expected at least 0")
         if not self.noise or not all(0 <= level < 1 for level in self.noise):
             raise StmError(f"noise is {self.noise}; expected at least one probability below 1")
         if not self.horizons or min(self.horizons) < 1:
             raise StmError(f"horizons are {self.horizons}; expected at least one, of at least 1 turn each")
-        if not 0 <= self.gamma <= 1:
-            raise StmError(f"gamma is {self.gamma}; expected 0 to 1")
+        for name in ("worth_share", "gamma"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise StmError(f"{name} is {getattr(self, name)}; expected 0 to 1")
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for ``config.yaml``."""

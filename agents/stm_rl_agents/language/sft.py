@@ -11,7 +11,7 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from stm_rl_agents.language.chat import tools_for
-from stm_rl_agents.language.demonstrate import WHOLE, WRITES, Demonstration
+from stm_rl_agents.language.demonstrate import READS, WORTH, WRITES, Demonstration
 from stm_rl_agents.language.labelled import score_labelled_only
 from stm_rl_agents.language.tools import Decision, Message
 
@@ -41,44 +41,49 @@ def dataset_of(conversations: Sequence[Conversation], tokenizer: Any) -> Dataset
 
 
 def _row(one: Conversation, tokenizer: Any) -> dict[str, list[int]]:
-    if isinstance(one, Demonstration) and one.part != WHOLE:
-        ids, learned = _part(one, tokenizer)
-    else:
-        ids, learned = _tokens(one, tokenizer)
+    ids, learned = _parts(one, tokenizer) if isinstance(one, Demonstration) and one.learned else _tokens(one, tokenizer)
     return {"input_ids": ids, "labels": [token if on else IGNORED for token, on in zip(ids, learned, strict=True)]}
 
 
-def _part(one: Demonstration, tokenizer: Any) -> tuple[list[int], list[bool]]:
-    """Return the tokens of a decision, and which of them tell what is done about one part of it.
+def _parts(one: Demonstration, tokenizer: Any) -> tuple[list[int], list[bool]]:
+    """Return the tokens of a demonstration, and which of them tell what is to be learned of it.
 
     A write comes first: it has been told once a decision that differs in reads only would go on differently. That
     nothing is written is told, if there is any call, by its not being a write: learned is this choice alone, so that
     nothing is learned of whether to read. Of reads only the next is learned, or that there is none.
     """
     decision = one.decision
+    if WRITES in one.learned and READS not in one.learned and not decision.write and not decision.reads:
+        decision = replace(decision, reads=(1,))  # whether there is a call is not to be learned: let there be one
 
     @cache
     def told(other: Decision) -> tuple[list[int], list[bool]]:
-        return _tokens(replace(one, decision=other), tokenizer)
+        return _tokens(replace(one, decision=other, learned=()), tokenizer)
 
     def parting(first: Decision, other: Decision) -> int:
         """Return the place of the first token at which another decision is told differently."""
         pairs = zip(told(first)[0], told(other)[0], strict=False)
         return next(at for at, (token, others) in enumerate(pairs) if token != others)
 
-    if one.part == WRITES and not decision.write:
-        reading, writing = replace(decision, reads=(1,)), replace(decision, write=1)
-        at, ids = parting(reading, writing), told(reading)[0]
-        return ids, [index == at for index in range(len(ids))]
     ids, spoken = told(decision)
-    said, first, end = replace(decision, reads=decision.reads[: one.given]), 0, len(ids)
-    if decision.write or one.given:
-        first = parting(said, replace(said, reads=(*said.reads, 1)))
-    if one.part == WRITES:
-        first, end = 0, first
-    elif len(decision.reads) > one.given and not one.closed:
-        end = parting(decision, replace(decision, reads=(*decision.reads, 1)))
-    return ids, [on and first <= at < end for at, on in enumerate(spoken)]
+    places: set[int] = set()
+    said = replace(decision, reads=decision.reads[: one.given])
+    first = parting(said, replace(said, reads=(*said.reads, 1))) if decision.write or one.given else 0
+    if WRITES in one.learned:
+        if decision.write:
+            alone = replace(decision, reads=())
+            places |= set(range(parting(alone, replace(alone, reads=(1,)))))
+        elif decision.reads:
+            places.add(parting(decision, replace(decision, write=1)))
+    if READS in one.learned:
+        goes_on = len(decision.reads) > one.given and not one.closed
+        end = parting(decision, replace(decision, reads=(*decision.reads, 1))) if goes_on else len(ids)
+        places |= set(range(first, end))
+    learned = [on and at in places for at, on in enumerate(spoken)]
+    if WORTH in one.learned:
+        whole, answered = _tokens(replace(one, decision=decision), tokenizer)
+        return whole, learned + answered[len(ids) :]
+    return ids, learned
 
 
 def _tokens(one: Conversation, tokenizer: Any) -> tuple[list[int], list[bool]]:

@@ -168,8 +168,9 @@ class WholeEpisode:
 
 def _shown(episodes: Episodes, memory: bool) -> str:
     """Return the turn that has arrived, after what the slots hold if that is to be shown."""
-    line = episodes.current[0].lines[int(episodes.step_index[0])]
-    return state_text(held_by(episodes, 0), [line]) if memory else line
+    step = int(episodes.step_index[0])
+    line = episodes.current[0].lines[step]
+    return state_text(held_by(episodes, 0), [line], step) if memory else line
 
 
 def environment_factory(
