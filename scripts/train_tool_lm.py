@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
 """Teach a small language model the format of memory tool calls, as a start for ``stm-rl finetune``.
 
-Single decisions in states that are made up: some slots hold facts, distractors and small talk of the procedural
-worlds, in any slots; what has just been said asks about a fact, changes one, states a new one, or needs
-nothing. Most words are random at first, so that the model cannot guess and has to look up in which slot the thing is
-that a turn is about. Nothing here looks ahead, and no transcript is played: what is worth keeping is left to
-imitation and reinforcement learning.
+Single decisions in states that are made up: slots hold facts of the procedural worlds, facts that have changed since,
+distractors and small talk; what has just been said asks about a fact, changes one, states a new one, or needs nothing.
+A new fact goes to a free slot, or supersedes what states nothing or has changed. Most words are random at first, so
+that the model cannot guess and has to look up in which slot the thing is that a turn is about. Nothing here looks
+ahead, and no transcript is played: which facts are worth keeping is left to imitation and reinforcement learning.
 
-    python scripts/train_tool_lm.py --steps 3000 --out runs/tool-lm
+    python scripts/train_tool_lm.py --out runs/tool-lm
     stm-rl finetune --method sft --model runs/tool-lm --out runs/sft
 
-It starts from the embedded model. Prints the loss and the share of decisions that are right to the last token.
+It starts from the embedded model. Prints the loss and the share of drills that are right to the
+last token, the worth of slots included.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,123 +31,157 @@ from train_tiny_lm import WORLDS, Corpus
 
 from stm_rl.lm.prompt import line
 from stm_rl.worlds.relation import Fact
-from stm_rl_agents.language.chat import Slot, load_policy_model, state_text, text_overlap
+from stm_rl_agents.language.chat import MOST, Slot, load_policy_model, state_text, text_overlap
+from stm_rl_agents.language.demonstrate import QUESTION
+from stm_rl_agents.language.sft import IGNORED
 from stm_rl_agents.language.tools import Decision
 
 SLOTS = (4, 4, 4, 2, 6, 8)
 """Numbers of slots, as often as listed."""
+FULL = 0.5
+"""Share of drills whose memory is full."""
+WORTH = 3
+"""What a fact is worth in drills, nats; nothing else is worth anything."""
 POOL = 2048
 """Samples sorted by length at a time."""
+
+
+@dataclass
+class Held:
+    """What a slot holds in a drill; ``fact`` is None for what states nothing, or no longer holds."""
+
+    text: str
+    fact: Fact | None
+    age: int
+    taken_up: float
 
 
 class Drills(Corpus):
     """Endless made-up states with the decision that is right in them."""
 
-    def decision(self, random_words: float) -> tuple[str, Decision] | None:
-        """Return what a model is shown and what it should do; None if the draw makes no sense."""
+    def drill(self, random_words: float) -> tuple[str, Decision, str] | None:
+        """Return what a model is shown, what it should do, and what slots and turn are worth; None: try again."""
         world = self.pick(WORLDS)()
         if self.rng.random() < random_words:
             world = self.with_random_words(world, 12)
         script = world.script(self.rng)
         slots = self.pick(SLOTS)
         relations = [self.pick(script.relations) for _ in range(3)]
-        held: list[tuple[str, Fact | None]] = []
-        for _ in range(int(self.rng.integers(0, slots + 1))):
-            relation = self.pick(relations)
-            fact = Fact(relation, script.new_key(relation), script.entity(relation.value))
-            draw = self.rng.random()
-            if draw < 0.2:
-                script.tell_distractor()
-                held.append((line(script.turns[-1]), None))
-            elif any(known is not None and known.id == fact.id for _, known in held):
-                continue
-            else:
-                turn = script.tell_fact(fact, "message" if draw < 0.4 else "fact")
-                held.append((line(script.turns[turn]), fact))
-        places = sorted(self.rng.permutation(slots)[: len(held)].tolist())
-        order = self.rng.permutation(len(held)).tolist()
+        full = self.rng.random() < FULL
+        held = self._held(script, relations, slots if full else int(self.rng.integers(0, slots + 1)))
+        places = self.rng.permutation(slots)[: len(held)].tolist()
         memory: list[Slot | None] = [None] * slots
         facts: dict[int, Fact] = {}
-        for place, number in zip(places, order, strict=True):
-            text, fact = held[number]
-            reads, age = int(self.rng.choice(3, p=[0.7, 0.2, 0.1])), 1 + int(self.rng.integers(30))
-            idle = 1 + int(self.rng.integers(age)) if reads else age
-            taken_up = float(self.rng.uniform(0.2, 0.9)) if self.rng.random() < 0.3 else 0.0
-            memory[place] = Slot(text, age, idle, reads, taken_up)
-            if fact is not None:
-                facts[place + 1] = fact
+        for place, one in zip(places, held, strict=True):
+            reads = int(self.rng.choice(3, p=[0.7, 0.2, 0.1]))
+            idle = 1 + int(self.rng.integers(one.age)) if reads else one.age
+            memory[place] = Slot(one.text, one.age, idle, reads, one.taken_up)
+            if one.fact is not None:
+                facts[place + 1] = one.fact
+        if self.rng.random() < 0.5:  # what stands before is as often small talk
+            script.tell_filler()
         start = len(script.turns)
         found = self._event(script, memory, facts, relations)
         if found is None or len(script.turns) == start:
             return None
+        decision, stated = found
         window = [line(turn) for turn in script.turns[max(start - 1, 0) :]][-2:]
-        if self.rng.random() < 0.5:  # what stands before is as often small talk
-            window = [line(self.transcript(random_words).turns[int(self.rng.integers(10))]), window[-1]]
         memory = [slot and replace(slot, taken_up_last=text_overlap(slot.text, window[0])) for slot in memory]
         oldest = max((slot.age for slot in memory if slot), default=0)
-        return state_text(memory, window, oldest + int(self.rng.integers(12))), found
+        worth = [WORTH * (number in facts) for number in range(1, slots + 1)] + [WORTH * stated]
+        return state_text(memory, window, oldest + int(self.rng.integers(12))), decision, " ".join(map(str, worth))
 
-    def _event(self, script: Any, memory: list[Slot | None], facts: dict[int, Fact], relations: Any) -> Decision | None:
-        """Let something be said; return what to do about it."""
+    def _held(self, script: Any, relations: Any, count: int) -> list[Held]:
+        """Return what some slots hold: facts, a third of them with what they were before, and what states nothing."""
+        held: list[Held] = []
+        while len(held) < count:
+            relation = self.pick(relations)
+            fact = Fact(relation, script.new_key(relation), script.entity(relation.value))
+            draw, age = self.rng.random(), 1 + int(self.rng.integers(30))
+            taken_up = float(self.rng.uniform(0.2, 0.9)) if self.rng.random() < 0.3 else 0.0
+            if draw < 0.3:
+                script.tell_distractor() if draw < 0.25 else script.tell_filler()
+                held.append(Held(line(script.turns[-1]), None, age, taken_up))
+            elif all(one.fact is None or one.fact.id != fact.id for one in held):
+                turn = script.tell_fact(fact, "message" if draw < 0.5 else "fact")
+                held.append(Held(line(script.turns[turn]), fact, age, taken_up))
+                if draw > 0.75 and len(held) < count and relation.updates[0]:
+                    old = held[-1]
+                    turn = script.tell_update(Fact(relation, fact.key, script.entity(relation.value)))
+                    now = line(script.turns[turn])
+                    held.append(Held(now, fact, 1 + int(self.rng.integers(age)), taken_up))
+                    old.fact, old.age = None, age + 1
+                    old.taken_up = max(old.taken_up, text_overlap(old.text, now))
+        return held
+
+    def _event(
+        self, script: Any, memory: list[Slot | None], facts: dict[int, Fact], relations: Any
+    ) -> tuple[Decision, bool] | None:
+        """Let something be said; return what to do about it, and whether a fact was stated."""
         draw = self.rng.random()
-        if draw < 0.45 and facts:
+        if draw < 0.35 and facts:
             slot = self.pick(list(facts))
             script.tell_ask((facts[slot],))
-            return Decision(reads=(slot,))
-        if draw < 0.6 and facts:
+            return Decision(reads=(slot,)), False
+        if draw < 0.5 and facts:
             slot = self.pick(list(facts))
-            old = facts[slot]
+            old = facts.pop(slot)
             if not old.relation.updates[0]:
                 return None
             script.tell_update(Fact(old.relation, old.key, script.entity(old.relation.value)))
-            return Decision(slot)
+            return Decision(slot), True
         relation = self.pick(relations)
         fact = Fact(relation, script.new_key(relation), script.entity(relation.value))
         if any(known.id == fact.id for known in facts.values()):
             return None
         if draw < 0.8:
-            if None not in memory:
-                return None
             turn = script.tell_fact(fact, "fact")
             del script.turns[turn + 1 :]
-            return Decision(memory.index(None) + 1)
+            idle = {number: slot.idle if slot else MOST + 1 for number, slot in enumerate(memory, 1)}
+            worthless = [number for number in idle if number not in facts]
+            return (Decision(max(worthless, key=lambda number: idle[number])), True) if worthless else None
         if draw < 0.85:
             script.tell_ask((fact,))  # about what the memory does not hold
         elif draw < 0.95:
             script.tell_distractor()
         else:
             script.tell_filler()
-        return Decision()
+        return Decision(), False
 
-    def decisions(self, progress: float) -> Iterator[tuple[str, Decision]]:
-        """Yield samples for a moment of training (0 at its start, 1 at its end)."""
+    def drills(self, progress: float) -> Iterator[tuple[str, Decision, str]]:
+        """Yield drills for a moment of training (0 at its start, 1 at its end)."""
         random_words = 0.9 if progress < 0.5 else 0.3
         while True:
             try:
-                sample = self.decision(random_words)
+                drill = self.drill(random_words)
             except ValueError:  # a world has run out of names
                 continue
-            if sample is not None:
-                yield sample
+            if drill is not None:
+                yield drill
 
 
-def encode(tokenizer: Any, text: str, decision: Decision) -> tuple[list[int], int]:
-    """Return the tokens of a prompt and of the decision, and how many are the prompt's."""
-    asked = [{"role": "user", "content": text}]
-    options: Any = {"tokenize": False}
-    prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True, **options)
-    whole = tokenizer.apply_chat_template([*asked, decision.message()], **options)
-    backend = tokenizer.backend_tokenizer
-    before = backend.encode(prompt, add_special_tokens=False).ids
-    return before + backend.encode(whole[len(prompt) :], add_special_tokens=False).ids, len(before)
+def encode(tokenizer: Any, text: str, decision: Decision, worth: str) -> tuple[list[int], list[int]]:
+    """Return the tokens of a drill and their labels: what the model does, and what it says slots are worth."""
+    said: list[Any] = [{"role": "user", "content": text}, decision.message()]
+    said += [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": worth}]
+    ids: list[int] = []
+    labels: list[int] = []
+    before = ""
+    for count in range(1, 5):
+        whole = tokenizer.apply_chat_template(said[:count], add_generation_prompt=count % 2 == 1, tokenize=False)
+        new = tokenizer.backend_tokenizer.encode(whole.removeprefix(before), add_special_tokens=False).ids
+        ids += new
+        labels += [IGNORED] * len(new) if count % 2 else new
+        before = whole
+    return ids, labels
 
 
 def batches(drills: Drills, tokenizer: Any, tokens: int, progress: list[float]) -> Iterator[Any]:
     """Yield (ids, labels) padded on the right, about ``tokens`` tokens each, similar lengths together."""
     while True:
-        samples = drills.decisions(progress[0])
+        samples = drills.drills(progress[0])
         pool = sorted((encode(tokenizer, *next(samples)) for _ in range(POOL)), key=lambda pair: len(pair[0]))
-        groups: list[list[tuple[list[int], int]]] = [[]]
+        groups: list[list[tuple[list[int], list[int]]]] = [[]]
         for pair in pool:
             if (len(groups[-1]) + 1) * len(pair[0]) > tokens:
                 groups.append([])
@@ -156,7 +191,7 @@ def batches(drills: Drills, tokenizer: Any, tokens: int, progress: list[float]) 
             width = max(len(ids) for ids, _ in group)
             yield (
                 torch.tensor([ids + [tokenizer.pad_token_id] * (width - len(ids)) for ids, _ in group]),
-                torch.tensor([[-100] * n + ids[n:] + [-100] * (width - len(ids)) for ids, n in group]),
+                torch.tensor([labels + [IGNORED] * (width - len(labels)) for _, labels in group]),
             )
 
 
@@ -189,10 +224,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/tool-lm"), help="folder to write")
     parser.add_argument("--base", default="tiny", help="model to start from")
     parser.add_argument("--layers", type=int, default=4, help="a multiple of those of the base")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--tokens", type=int, default=4096, help="tokens per batch")
+    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--tokens", type=int, default=1536, help="tokens per batch")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.manual_seed(args.seed)

@@ -16,10 +16,12 @@ from trl.chat_template_utils import (
 from stm_rl.errors import StmError
 from stm_rl_agents.language.chat import (
     PIECES,
+    Slot,
     is_short,
     load_policy_model,
     prompt_of,
     read_decision,
+    reordered,
     state_text,
     tools_for,
 )
@@ -204,6 +206,28 @@ def test_a_prompt_is_no_longer_late_in_an_episode(tokenizer, turns):
         env.step(np.array([[1 + step % 3, 0, 0]]))
     assert max(lengths) <= lengths[4] + 1  # memory and window are full then; the number of turns may have a digit more
     assert max(lengths) < 100
+
+
+SHOWN = st.builds(
+    Slot,
+    st.lists(st.sampled_from(["Ana:", "key", "dog", "=", "3", "here", "blue"]), min_size=1).map(" ".join),
+    st.integers(0, 300),
+    st.integers(0, 300),
+    st.integers(0, 300),
+    st.floats(0, 1),
+    st.floats(0, 1),
+)
+
+
+@given(
+    st.lists(st.none() | SHOWN, min_size=1, max_size=12, unique_by=lambda slot: slot.age if slot else object()),
+    st.data(),
+)
+def test_slots_in_another_order_are_told_as_if_they_had_been_so(held, data):
+    order = data.draw(st.permutations(range(1, len(held) + 1)))
+    window = ["Ben: dog =", "Ana: the blue key = 3"]
+    moved = [held[number - 1] for number in order]
+    assert reordered(state_text(held, window, 7), order) == state_text(moved, window, 7)
 
 
 def test_prompt_shows_memory_window_and_turn(tokenizer):

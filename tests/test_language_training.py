@@ -1,6 +1,7 @@
 """Imitation and same-state reinforcement learning of tool calls, end to end on a few transcripts."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,8 +14,8 @@ from stm_rl.lm import load_engine
 from stm_rl.rewards import as_reward
 from stm_rl_agents.heuristics import NoMemory
 from stm_rl_agents.language.agent import LanguageAgent
-from stm_rl_agents.language.chat import load_policy_model
-from stm_rl_agents.language.demonstrate import PARTS, Demonstration, demonstrate, resampled
+from stm_rl_agents.language.chat import Slot, load_policy_model, state_text
+from stm_rl_agents.language.demonstrate import PARTS, Demonstration, demonstrate, resampled, shuffled
 from stm_rl_agents.language.grpo import grpo_trainer, state_rows
 from stm_rl_agents.language.returns import Playout
 from stm_rl_agents.language.rewards import StateReturns
@@ -197,6 +198,27 @@ def test_what_slots_are_worth_is_asked_after_decisions(expert, lesson_env):
         assert np.mean(["worth" in one.learned for one in drawn]) == pytest.approx(share, abs=0.05)
 
 
+def test_slots_are_learned_in_many_orders():
+    held = [Slot("Ana: My key is here.", 3), None, None, Slot("Ben: A dog.", 9)]
+    prompt = [{"role": "user", "content": state_text(held, ["Ana: Hello.", "Ana: Where is my key?"], 12)}]
+    one = Demonstration(prompt, Decision(4, reads=(4, 1)), 1.0, stakes=(1.0, 1.0), worth="3 0 0 7 2")
+    free = replace(one, decision=Decision(2, reads=(1,)))
+    seen = set()
+    for other, to_free in ((shuffled(one, rng), shuffled(free, rng)) for rng in map(np.random.default_rng, range(60))):
+        lines = other.prompt[0]["content"].split("\n")
+        assert len(lines) == 4 + 4
+        dog, key = (next(at for at, text in enumerate(lines, 1) if words in text) for words in ("A dog", "My key"))
+        assert lines[dog - 1] == f"{dog} 9 0 0 0 0 Ben: A dog."
+        assert lines[4:] == ["", "Ana: Hello.", "Ana: Where is my key?", f"12= {key}"]
+        assert other.decision == Decision(dog, reads=(dog, key))
+        digits = [int(digit) for digit in other.worth.split()]
+        assert (digits[dog - 1], digits[key - 1], digits[4], sum(digits)) == (7, 3, 2, 12)
+        lines = to_free.prompt[0]["content"].split("\n")
+        assert to_free.decision.write == min(at for at in range(1, 5) if lines[at - 1] == str(at))  # the first free one
+        seen.add((dog, key))
+    assert len(seen) == 12
+
+
 def test_what_hangs_on_much_is_drawn_often():
     plain = [Demonstration([], Decision(), 0.1, "a"), Demonstration([], Decision(1), 9.9, "b")]
     drawn = resampled(plain, 1_000, np.random.default_rng(0))
@@ -205,7 +227,8 @@ def test_what_hangs_on_much_is_drawn_often():
 
 def test_each_part_is_learned_as_often_as_its_stake_says():
     stakes = [(2.0, 1.0), (0.1, 3.0), (0.5, 0.0)]
-    found = [Demonstration([], Decision(), 1.0, str(i), stakes=each, worth="0") for i, each in enumerate(stakes)]
+    prompt = [{"role": "user", "content": "1\n\nAna: Hello.\n0="}]
+    found = [Demonstration(prompt, Decision(), 1.0, str(i), stakes=each, worth="0 0") for i, each in enumerate(stakes)]
     drawn = resampled(found, 20_000, np.random.default_rng(0))
     counts = [
         [sum(one.state == str(i) and part in one.learned for one in drawn) for part in PARTS[:2]] for i in range(3)

@@ -191,7 +191,7 @@ def state_text(held: Sequence[Slot | None], window: Sequence[str], step: int) ->
 
     The slots: number, age, turns idle, reads, how far any turn since and the turn before the last have taken them up (0
     to 9), and text; the window; the number of turns before, and after it the numbers of slots that share words with the
-    turn that has just arrived, most words first. Slot policies see the same as features.
+    turn that has just arrived, most words and then newest first. Slot policies see the same as features.
 
     Args:
         held: What each slot holds; None: it is free.
@@ -202,9 +202,24 @@ def state_text(held: Sequence[Slot | None], window: Sequence[str], step: int) ->
         f"{number} {_numbers(slot)} {slot.text}\n" if slot else f"{number}\n" for number, slot in enumerate(held, 1)
     ]
     words = _words(window[-1])
-    shared = [(-len(words & _words(slot.text)), number) for number, slot in enumerate(held, 1) if slot]
-    related = "".join(f" {number}" for count, number in sorted(shared) if count)
+    shared = [(-len(words & _words(slot.text)), slot.age, number) for number, slot in enumerate(held, 1) if slot]
+    related = "".join(f" {number}" for count, _, number in sorted(shared) if count)
     return "".join(lines) + "\n" + "\n".join(window) + f"\n{min(step, MOST)}={related}"
+
+
+def reordered(text: str, order: Sequence[int]) -> str:
+    """Return what :func:`state_text` says of the same slots in another order.
+
+    Args:
+        text: What it says of them.
+        order: For each slot of the result the number of the one whose content it gets.
+    """
+    lines = text.split("\n")
+    slots = [lines[number - 1].partition(" ")[1:] for number in order]
+    step, _, related = lines[-1].partition("=")
+    moved = "".join(f" {order.index(int(number)) + 1}" for number in related.split())
+    shown = [f"{number}{''.join(slot)}" for number, slot in enumerate(slots, 1)]
+    return "\n".join([*shown, *lines[len(order) : -1], f"{step}={moved}"])
 
 
 def _numbers(slot: Slot) -> str:

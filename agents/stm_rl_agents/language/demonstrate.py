@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from stm_rl_agents.base import Agent, reads_of
 from stm_rl_agents.imitation.expert import HindsightExpert
 from stm_rl_agents.imitation.lessons import throw_off
-from stm_rl_agents.language.chat import prompt_of
+from stm_rl_agents.language.chat import prompt_of, reordered
 from stm_rl_agents.language.states import state_of
 from stm_rl_agents.language.tools import Decision, Message, decision_of
 from stm_rl_envs.vector import MemoryVectorEnv
@@ -195,7 +195,8 @@ def resampled(
 
     A row of a data set cannot have a weight; being drawn in proportion to what hangs on a decision comes to the same.
     Of one that is drawn, each part is learned with a probability of its stake over the greater: so each part is
-    learned in proportion to its own stake, and one pass over a prompt serves both of them.
+    learned in proportion to its own stake, and one pass over a prompt serves both of them. Slots come in an order of
+    its own each time.
 
     Args:
         demonstrations: What is drawn from.
@@ -205,11 +206,29 @@ def resampled(
     """
     stakes = np.array([max(one.stakes, default=one.stake) for one in demonstrations])
     drawn = rng.choice(len(demonstrations), count, p=stakes / stakes.sum())
-    known: dict[tuple[int, tuple[str, ...]], Demonstration] = {}
     found: list[Demonstration] = []
     for index, chances in zip(drawn.tolist(), rng.random((count, len(PARTS))).tolist(), strict=True):
         one = demonstrations[index]
         shares = [*(stake / stakes[index] for stake in one.stakes), worth_share] if one.stakes else []
         learned = tuple(part for part, share, at in zip(PARTS, shares, chances, strict=False) if at < share)
-        found.append(known.setdefault((index, learned), replace(one, learned=learned)))
+        found.append(shuffled(replace(one, learned=learned), rng) if one.stakes else one)
     return found
+
+
+def shuffled(one: Demonstration, rng: np.random.Generator) -> Demonstration:
+    """Return a demonstration with its slots in another order; of free slots it is still the first that is written.
+
+    Which slot is which means nothing. Nothing else tells a language model so: without, it learned by heart (held-out
+    loss of writes 0.65 against 0.61).
+    """
+    worth = one.worth.split()
+    order = [int(number) for number in rng.permutation(len(worth) - 1) + 1]
+    text = reordered(one.prompt[-1]["content"], order)
+    place = {number: at for at, number in enumerate(order, 1)}
+    lines = text.split("\n")[: len(order)]
+    write = place.get(one.decision.write, 0)
+    if write and lines[write - 1] == str(write):
+        write = next(at for at, line in enumerate(lines, 1) if line == str(at))
+    decision = replace(one.decision, write=write, reads=tuple(place[number] for number in one.decision.reads))
+    digits = " ".join([*(worth[number - 1] for number in order), worth[-1]])
+    return replace(one, prompt=[*one.prompt[:-1], {**one.prompt[-1], "content": text}], decision=decision, worth=digits)

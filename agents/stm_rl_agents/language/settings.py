@@ -33,16 +33,18 @@ DECIDING = {
 """TRL's options of methods by which the model makes decisions of its own."""
 DEFAULTS: dict[str, dict[str, Any]] = {
     SFT: {
-        "transcripts": 2560,
-        "rows": 64_000,
+        "transcripts": 4000,
+        "rows": 48_000,
         "trl": {
             **SMALL,
-            "per_device_train_batch_size": 64,
+            "logging_steps": 50,
+            "save_steps": 500,
+            "per_device_train_batch_size": 16,
             "learning_rate": 1e-3,
             "num_train_epochs": 1,
             "train_sampling_strategy": "group_by_length",
             "lr_scheduler_type": "cosine",
-            "warmup_steps": 20,
+            "warmup_steps": 50,
             "adam_beta2": 0.98,
         },
     },

@@ -33,11 +33,7 @@ def dataset_of(conversations: Sequence[Conversation], tokenizer: Any) -> Dataset
     Labelled are the tokens of the assistant, the one that ends its message included; of a demonstration of one part of
     a decision only those that tell what is done about that part.
     """
-    known: dict[int, dict[str, list[int]]] = {}  # what weighs much comes many times
-    for one in conversations:
-        if id(one) not in known:
-            known[id(one)] = _row(one, tokenizer)
-    return Dataset.from_list([known[id(one)] for one in conversations])
+    return Dataset.from_list([_row(one, tokenizer) for one in conversations])
 
 
 def _row(one: Conversation, tokenizer: Any) -> dict[str, list[int]]:
