@@ -43,7 +43,7 @@ SMALL = {
     "least_stake": 0.0,
     "validation_episodes": 2,
     "trl": {"warmup_steps": 0},
-    "sft": {"noise": [0.2], "rows": 8, "rounds": 1, "trl": {"per_device_train_batch_size": 4}},
+    "sft": {"noise": [0.2], "rows": 8, "rounds": 1, "validation_every": 0, "trl": {"per_device_train_batch_size": 4}},
     "grpo": {
         "rows": 4,
         "trl": {"per_device_train_batch_size": 4, "num_generations": 2, "max_completion_length": 8},

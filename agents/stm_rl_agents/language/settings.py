@@ -35,6 +35,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     SFT: {
         "transcripts": 4000,
         "rows": 48_000,
+        "validation_every": 1000,
         "trl": {
             **SMALL,
             "logging_steps": 50,
