@@ -1,6 +1,7 @@
 """Imitation and same-state reinforcement learning of tool calls, end to end on a few transcripts."""
 
 import logging
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -140,6 +141,8 @@ def test_parts_of_a_decision_are_trained_on_apart(decision, learned, given, expe
     more = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "3 0 9"}] if "worth" in parts else []
     whole = tokenizer.apply_chat_template([*prompt, said.message(), *more], tokenize=False)
     assert tokenizer.decode(row["input_ids"]) == whole
+    if len(parts) == 1:  # several need not stand side by side
+        assert expected in whole.partition("<|assistant|>")[2]
 
 
 def test_demonstrations_are_the_experts_play(demonstrations, expert, task, lesson_env):
@@ -150,7 +153,7 @@ def test_demonstrations_are_the_experts_play(demonstrations, expert, task, lesso
     assert sum(bool(one.decision.write) for one in demonstrations) == best.writes.sum()
     quoted = demonstrate(expert, expert, lesson_env, range(TRANSCRIPTS), short=True, quote=True)
     wrote = next(one for one in quoted if one.decision.write)
-    assert f"\n{wrote.decision.text}\n" in wrote.prompt[0]["content"]
+    assert re.search(rf"\n{re.escape(wrote.decision.text)}\n\d+=", wrote.prompt[0]["content"])
 
 
 def test_parts_say_what_to_read_after_what_the_learner_reads(expert, lesson_env, demonstrations):
