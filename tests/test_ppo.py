@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -201,6 +202,14 @@ def test_metrics_count_every_step_and_say_how_training_goes(tmp_path: Path) -> N
     rates = [row["ppo/learning_rate"] for row in rows]
     assert rates == sorted(rates, reverse=True)  # it falls
     json.dumps(rows, allow_nan=False)
+
+
+def test_training_leaves_nothing_among_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    trainer(tmp_path / "run", small(steps=256)).train()
+    assert list(temporary.iterdir()) == []
 
 
 def test_the_best_policy_is_kept_not_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

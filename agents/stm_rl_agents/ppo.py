@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 
 from stm_rl.errors import StmError
 from stm_rl.evaluation import Played, play
@@ -188,6 +189,8 @@ class PPOTrainer:
             seed=settings.seed,
             policy_kwargs=policy_kwargs,
         )
+        # The run folder has the metrics: a logger of SB3's own would leave an empty folder among the temporary files.
+        self.model.set_logger(Logger(folder=None, output_formats=[]))
         policy = self.model.policy
         assert isinstance(policy, PointerPolicy)
         self.network = policy.network
