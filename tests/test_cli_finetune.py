@@ -138,6 +138,9 @@ def test_an_interrupted_run_goes_on(cli: Cli, tmp_path: Path, monkeypatch: pytes
     one, other = (Run.open(tmp_path / name).metrics() for name in ("whole", "half"))
     assert [row["steps"] for row in one] == [1, 2, 3, 4, 5, 6] == [row["steps"] for row in other]
     assert [row["loss"] for row in one] == pytest.approx([row["loss"] for row in other], abs=1e-4)
+    for rows in (one, other):  # time goes on, over rounds and over interruptions
+        seconds = [row["seconds"] for row in rows]
+        assert seconds == sorted(seconds)
     weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "half")]
     assert weights[0] == weights[1]
 

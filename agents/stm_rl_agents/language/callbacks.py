@@ -48,9 +48,10 @@ class RunLog(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Drop rows past the checkpoint, and validate what training begins with."""
+        """Drop rows past the checkpoint, count time from where they end, and validate what training begins with."""
         if state.is_world_process_zero:
             self.run.forget_after(self.first + self.done)
+            self.began = time.monotonic() - max((row["seconds"] for row in self.run.metrics()), default=0.0)
         if state.global_step == 0 and self.number == 0 and not self.run.metrics():
             self._validate(state, kwargs["model"])
 
