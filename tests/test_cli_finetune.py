@@ -40,7 +40,6 @@ FEW = (*WORLD, "--episodes", 4, "--noise-level", 1, "--config", "small.yaml")
 SMALL = {
     "num_envs": 4,
     "horizons": [2],
-    "least_stake": 0.0,
     "validation_episodes": 2,
     "trl": {"warmup_steps": 0},
     "sft": {"noise": [0.2], "rows": 8, "rounds": 1, "validation_every": 0, "trl": {"per_device_train_batch_size": 4}},

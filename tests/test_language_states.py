@@ -5,9 +5,11 @@ import pytest
 from helpers import WordLM, assert_same, numbered, random_actions, transcript
 
 from stm_rl.errors import StmError
+from stm_rl.labels import Values
 from stm_rl.lm import ScoringEngine
 from stm_rl_agents import heuristics
 from stm_rl_agents.heuristics import NoMemory
+from stm_rl_agents.imitation.expert import HindsightExpert
 from stm_rl_agents.language.returns import Playout
 from stm_rl_agents.language.rewards import StateReturns, equal_share, horizon_at
 from stm_rl_agents.language.states import restore, state_of
@@ -126,6 +128,27 @@ def test_a_horizon_ends_the_play():
     short, long = (Playout(make, reader).returns([state], [Decision(1)], horizon)[0] for horizon in (1, 8))
     assert short == pytest.approx(-0.01)  # only the write's cost
     assert long > 1
+
+
+def test_what_the_memory_is_worth_at_the_end_of_play_counts():
+    stories = [numbered(12)]
+    gain, future = np.zeros((2, 12, 14), np.float32)
+    future[0] = 3.0
+    expert = HindsightExpert(lambda prepared: [Values(gain, future) for _ in prepared], 1.0)
+
+    def make_one(n):
+        return MemoryVectorEnv(n, stories, settings=SETTINGS, lm=ScoringEngine(WordLM()), autoreset=False)
+
+    start = make_one(1)
+    start.reset(seed=0, options={"transcripts": [0]})
+    state = state_of(start.episodes, 0)
+    decisions = [Decision(1), Decision()]
+    for horizon, worth in ((1, 3.0), (3, 3.0), (50, 0.0)):  # what an episode that is over holds is worth nothing
+        plain, valued = (
+            Playout(make_one, NoMemory(), gamma=0.9, valuer=valuer).returns([state] * 2, decisions, horizon)
+            for valuer in (None, expert)
+        )
+        np.testing.assert_allclose(valued - plain, [0.9**horizon * worth, 0.0], atol=1e-6)
 
 
 def test_equal_decisions_of_a_state_are_played_once():

@@ -17,7 +17,7 @@ from stm_rl_agents.heuristics import NoMemory
 from stm_rl_agents.language.agent import LanguageAgent
 from stm_rl_agents.language.chat import Slot, load_policy_model, state_text
 from stm_rl_agents.language.demonstrate import PARTS, Demonstration, demonstrate, resampled, shuffled
-from stm_rl_agents.language.grpo import grpo_trainer, state_rows
+from stm_rl_agents.language.grpo import LEAST_STAKE, grpo_trainer, state_rows, unsure
 from stm_rl_agents.language.returns import Playout
 from stm_rl_agents.language.rewards import StateReturns
 from stm_rl_agents.language.sft import dataset_of, sft_trainer
@@ -269,18 +269,37 @@ def test_an_untrained_model_never_crashes_an_episode(task):
     assert sum(agent.malformed.values()) >= agent.bad
 
 
+def test_decisions_are_learned_where_the_model_is_not_sure(cloned, expert, lesson_env):
+    agent = LanguageAgent.load(cloned[0])
+    met = demonstrate(agent, expert, lesson_env, range(4), short=True)
+    found = unsure(agent, expert, lesson_env, met)
+    assert 5 < len(found) < len(met)
+
+    def differing(states):
+        prompts = [one.prompt for one in states for _ in range(16)]
+        drawn = agent.decide(prompts, 4, 2, deterministic=False)
+        return np.mean([len(set(drawn[first : first + 16])) > 1 for first in range(0, len(drawn), 16)])
+
+    assert differing(found) > differing(met) + 0.1
+    assert min(one.stake for one in found) == LEAST_STAKE < max(one.stake for one in found)
+    rows = state_rows(found, 4000, np.random.default_rng(0))
+    assert np.mean(rows["weight"]) == pytest.approx(1, abs=0.1)  # drawn more often, counted less
+    top = max(found, key=lambda one: one.stake)
+    share = rows["state"].count(top.state) / 4000
+    assert share == pytest.approx(top.stake / sum(one.stake for one in found), rel=0.3)
+
+
 def test_same_state_training_makes_likelier_what_pays(expert, task, lesson_env, tmp_path):
     agent = LanguageAgent(*load_policy_model("tiny-tools"))
-    met = demonstrate(agent, expert, lesson_env, range(8), short=True)
+    states = unsure(agent, expert, lesson_env, demonstrate(agent, expert, lesson_env, range(8), short=True))
     returns = StateReturns(Playout(lambda n: task.make(n, autoreset=False), expert), agent.tokenizer, (4, 8))
 
     def drawn(one):
         return returns.returns([one.state] * 24, agent.decide([one.prompt] * 24, 4, 2, deterministic=False), 1.0)
 
-    staked = sorted(met, key=lambda found: -found.stake)
-    one = next(found for found in staked if np.ptp([drawn(found).mean(), drawn(found).max()]) > 0.5)  # not sure yet
+    one = next(found for found in states if np.ptp([drawn(found).mean(), drawn(found).max()]) > 0.5)
     before = drawn(one)
-    rows = state_rows([one], 12, 0.5, np.random.default_rng(0))
+    rows = state_rows([one], 12, np.random.default_rng(0))
     options = {"per_device_train_batch_size": 16, "num_generations": 16, "max_steps": 12, "learning_rate": 1e-3}
     options |= {"output_dir": str(tmp_path), "max_completion_length": 24}
     trainer = grpo_trainer(agent.model, agent.tokenizer, rows, returns, **options, **CPU)

@@ -22,7 +22,7 @@ from stm_rl_agents.imitation.expert import EXPERT, HindsightExpert
 from stm_rl_agents.language.chat import is_short
 from stm_rl_agents.language.demonstrate import Demonstration, demonstrate, resampled
 from stm_rl_agents.language.dpo import dpo_trainer, preference_pairs, read_pairs, write_pairs
-from stm_rl_agents.language.grpo import grpo_trainer, state_rows
+from stm_rl_agents.language.grpo import grpo_trainer, state_rows, unsure
 from stm_rl_agents.language.learner import Learner
 from stm_rl_agents.language.ppo import PPOSettings, ppo_trainer
 from stm_rl_agents.language.returns import Playout
@@ -77,7 +77,7 @@ class Finetuning:
             yield _sft_of(resampled(found, self.settings.rows, self._rng(number), self.settings.worth_share))
 
     def _grpo(self) -> MakeTrainer:
-        rows = state_rows(self._met(), self.settings.rows, self.settings.least_stake, self._rng(1))
+        rows = state_rows(self._met(), self.settings.rows, self._rng(1))
         returns = StateReturns(self._playout(), self.learner.tokenizer, self.settings.horizons)
         return lambda model, tokenizer, **options: grpo_trainer(model, tokenizer, rows, returns, **options)
 
@@ -93,25 +93,33 @@ class Finetuning:
 
     def _made_pairs(self) -> Path:
         """Return the run's file of pairs, which the main process writes if there is none yet."""
-        path, met = self.folder / "pairs.jsonl", self._met()
+        path, states = self.folder / "pairs.jsonl", self._met()
         if self.processes.is_main_process and not path.exists():
-            worth = [one for one in met if one.stake >= self.settings.least_stake] or met
-            chosen = self._rng(1).permutation(len(worth))[: self.settings.rows]
-            states = [worth[index] for index in sorted(chosen.tolist())]
             agent = self.learner.agent(seed=self.settings.seed)
-            write_pairs(path, preference_pairs(agent, states, self._playout(), self.settings.horizons[-1]))
+            chosen = self._rng(1).permutation(len(states))[: self.settings.rows].tolist()
+            write_pairs(
+                path, preference_pairs(agent, [states[i] for i in chosen], self._playout(), self.settings.horizons[-1])
+            )
         self.processes.wait_for_everyone()
         return path
 
     def _met(self) -> list[Demonstration]:
-        """Return the states in which the learner gets, with what the expert would do there."""
-        noise = min((level for level in self.settings.noise if level), default=0.0)
-        return self._kept("states.jsonl", lambda: self._play(self.learner.agent(seed=self.settings.seed), noise, 0))
+        """Return states in which the learner gets and is not sure, with what hangs on its decision there."""
+
+        def met() -> list[Demonstration]:
+            agent = self.learner.agent(seed=self.settings.seed)
+            return unsure(agent, self.expert, self._env(), self._play(agent, 0.0, 0))
+
+        return self._kept("states.jsonl", met)
 
     def _playout(self) -> Playout:
         settings = self.settings
         return Playout(
-            lambda count: self.task.make(count, autoreset=False), self.reference, settings.gamma, settings.num_envs
+            lambda count: self.task.make(count, autoreset=False),
+            self.reference,
+            settings.gamma,
+            settings.num_envs,
+            self.expert if settings.bootstrap else None,
         )
 
     def _demonstrate(self, number: int) -> list[Demonstration]:

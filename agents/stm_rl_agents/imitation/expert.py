@@ -118,6 +118,22 @@ class HindsightExpert(Agent):
         stakes[:, 1 : 1 + order.shape[1]] = np.where(np.isfinite(top), np.abs(top), 0)
         return actions, stakes + np.float32(FLOOR)
 
+    def worth(self, advice: Advice, row: int, write: int, reads: Sequence[int]) -> float:
+        """Return what a decision is worth in hindsight, nats, more than doing nothing; noise counts nothing.
+
+        Args:
+            advice: From :meth:`advise`.
+            row: The episode.
+            write: The slot that is written, 0 for none.
+            reads: The slots that are read after that.
+        """
+        gains = advice.read[row, [slot for slot in reads if slot and slot != write]]
+        return float(advice.write[row, write] + gains[gains >= self.level].sum())
+
+    def held_value(self) -> FloatArray:
+        """Return what the slots will still gain if they are kept, nats, shape ``(n,)``; 0 where the episode is over."""
+        return np.asarray(self.advise().kept[:, :-1].sum(1))
+
     def _values(self, episodes: Episodes) -> list[Values]:
         missing = [item for item in episodes.current if id(item) not in self._known]
         if missing:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stm_rl_agents.base import Agent
+from stm_rl_agents.imitation.expert import HindsightExpert
 from stm_rl_agents.language.states import restore
 from stm_rl_agents.language.tools import Decision
 from stm_rl_envs.episodes import StepResult
@@ -25,17 +26,27 @@ class Playout:
         reference: Who plays on.
         gamma: Discount of a step.
         batch: Most episodes played together.
+        valuer: Says what the memory is worth where playing ends, so that few turns tell what a decision is worth (an
+            n-step return; Sutton and Barto, 2018, section 7.1); None: what follows later is of no account.
     """
 
     def __init__(
-        self, make_env: Callable[[int], MemoryVectorEnv], reference: Agent, gamma: float = 0.98, batch: int = 64
+        self,
+        make_env: Callable[[int], MemoryVectorEnv],
+        reference: Agent,
+        gamma: float = 0.98,
+        batch: int = 64,
+        valuer: HindsightExpert | None = None,
     ) -> None:
-        self.reference, self.gamma = reference, gamma
+        self.reference, self.gamma, self.valuer = reference, gamma, valuer
         self.env = make_env(batch)
-        reference.start(self.env)
+        for agent in {id(one): one for one in (reference, valuer) if one is not None}.values():
+            agent.start(self.env)
 
     def returns(self, states: Sequence[str], decisions: Sequence[Decision], horizon: int) -> NDArray[np.float64]:
         """Return what follows each decision: the discounted sum of rewards, in nats, shape ``(len(states),)``.
+
+        With a ``valuer``, what the memory is worth after the last turn that is played is part of the sum.
 
         Args:
             states: Where each decision is made; see :mod:`stm_rl_agents.language.states`.
@@ -62,6 +73,8 @@ class Playout:
                 actions = self.reference.act(episodes.observe(), episodes.action_masks())[rows]
             pending.append((self.gamma**step, episodes.begin(rows, actions)))
         total = np.zeros(count)
+        if self.valuer is not None:
+            total += self.gamma**horizon * self.valuer.held_value()[:count]
         for weight, finish in pending:
             result = finish()
             total[result.rows] += weight * result.reward

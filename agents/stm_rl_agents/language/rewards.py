@@ -25,8 +25,9 @@ def horizon_at(progress: float, horizons: Sequence[int] = HORIZONS) -> int:
 class StateReturns:
     """What the completions of a batch are worth: a reward function for TRL's GRPOTrainer.
 
-    A row of the data set holds the ``state`` it was made of (see :mod:`stm_rl_agents.language.states`). For every
-    completion the state is restored, the decision is made, and a reference policy plays on.
+    A row of the data set holds the ``state`` it was made of (see :mod:`stm_rl_agents.language.states`) and the
+    ``weight`` that returns have there. For every completion the state is restored, the decision is made, and a
+    reference policy plays on.
 
     Args:
         playout: Restores and plays on.
@@ -66,16 +67,18 @@ class StateReturns:
         state: list[str],
         trainer_state: Any,
         log_metric: Callable[[str, float], None],
+        weight: list[float],
         **_: Any,
     ) -> list[float]:
-        """Return the return of each completion; TRL calls this."""
+        """Return the return of each completion times the weight of its state; TRL calls this."""
         progress = trainer_state.global_step / max(trainer_state.max_steps, 1)
         decisions = self.decisions(prompts, completion_ids)
         found = self.returns(state, decisions, progress)
+        log_metric("return", float(found.mean()))
         log_metric("horizon", float(horizon_at(progress, self.horizons)))
         log_metric("malformed", float(np.mean([bool(one.malformed) for one in decisions])))
         log_metric("equal_groups", equal_share(state, found))
-        return [float(value) for value in found]
+        return [float(value) for value in found * np.array(weight)]
 
 
 class WellFormed:

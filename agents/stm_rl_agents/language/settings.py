@@ -26,14 +26,15 @@ DECIDING = {
     **SMALL,
     "per_device_train_batch_size": 64,
     "max_completion_length": 32,
-    "lr_scheduler_type": "constant_with_warmup",
+    "learning_rate": 1e-4,
+    "lr_scheduler_type": "linear",
     "warmup_steps": 5,
-    "max_steps": 200,
+    "max_steps": 300,
 }
 """TRL's options of methods by which the model makes decisions of its own."""
 DEFAULTS: dict[str, dict[str, Any]] = {
     SFT: {
-        "transcripts": 4000,
+        "transcripts": 2000,
         "rows": 48_000,
         "validation_every": 1000,
         "trl": {
@@ -50,15 +51,16 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         },
     },
     GRPO: {
-        "rows": 1600,
-        "horizons": [8, 16],
-        "validation_every": 25,
-        "trl": {**DECIDING, "learning_rate": 1e-4, "num_generations": 8},
+        "transcripts": 600,
+        "rows": 4800,
+        "horizons": [4],
+        "validation_every": 75,
+        "trl": {**DECIDING, "num_generations": 4},
     },
     PPO: {
         "num_envs": 16,
-        "validation_every": 25,
-        "trl": {**DECIDING, "learning_rate": 1e-4, "steps_per_generation": 4},
+        "validation_every": 75,
+        "trl": {**DECIDING, "steps_per_generation": 4},
     },
     DPO: {
         "rows": 500,
@@ -89,7 +91,7 @@ class FinetuneSettings:
         lora_rank: Their rank.
         transcripts: Transcripts to learn from; all there are if that is less. Each round of sft has its share.
         noise: For sft, the expert plays every transcript once for each of these, and with that probability a random
-            write takes the place of its own (DART). The learner of other methods plays with the smallest above 0.
+            write takes the place of its own (DART).
         quote: Spell out the text of what is written, instead of saying that it is the turn.
         rows: Rows of the data set: demonstrations for sft, states for grpo and dpo; ppo plays on and has none.
         worth_share: For sft, share of the rows in which the model is also asked, after its decision, what each slot
@@ -98,7 +100,7 @@ class FinetuneSettings:
             of them is learned from (Ross, Gordon and Bagnell, 2011).
         reference: Who plays on after a decision: ``expert``, a heuristic's name or a run folder.
         horizons: Turns that are played, one number for each equal part of training.
-        least_stake: Least nats that hang on a state to decide in.
+        bootstrap: Add what the memory is worth, by hindsight, after the turns that are played: few will then do.
         gamma: Discount of a turn.
         num_envs: Episodes played together.
         validation_every: Training steps from one validation to the next; 0: none. The model that validation finds best
@@ -119,10 +121,10 @@ class FinetuneSettings:
     quote: bool = False
     rows: int = 32_000
     worth_share: float = 0.5
-    rounds: int = 3
+    rounds: int = 1
     reference: str = "expert"
     horizons: tuple[int, ...] = (8, 16, 32)
-    least_stake: float = 1.0
+    bootstrap: bool = True
     gamma: float = 0.98
     num_envs: int = 64
     validation_every: int = 0
@@ -141,7 +143,7 @@ class FinetuneSettings:
         for name in ("lora_rank", "transcripts", "rows", "num_envs", "validation_episodes"):
             if getattr(self, name) < 1:
                 raise StmError(f"{name} is {getattr(self, name)}; expected at least 1")
-        for name in ("rounds", "least_stake", "validation_every"):
+        for name in ("rounds", "validation_every"):
             if getattr(self, name) < 0:
                 raise StmError(f"{name} is {getattr(self, name)}; expected at least 0")
         if not self.noise or not all(0 <= level < 1 for level in self.noise):
