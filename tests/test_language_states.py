@@ -1,5 +1,7 @@
 """Free text in slots, states as rows, and what follows from them."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from helpers import WordLM, assert_same, numbered, random_actions, transcript
@@ -161,6 +163,17 @@ def test_equal_decisions_of_a_state_are_played_once():
     found = StateReturns(playout, None).returns([state] * 4, [Decision(1), Decision(), Decision(1), Decision(2)], 0.0)
     assert played == [3]
     assert found.tolist() == [0, 1, 0, 2]
+
+
+def test_returns_count_as_much_as_their_state_weighs():
+    playout, logged = Playout(make, NoMemory()), {}
+    playout.returns = lambda states, decisions, horizon: np.array([3.0, 1.0])
+    rewards = StateReturns(playout, None)
+    rewards.decisions = lambda prompts, completion_ids: [Decision(1), Decision(2)]
+    now = SimpleNamespace(global_step=0, max_steps=1)
+    found = rewards([[], []], [[], []], ["a", "b"], now, logged.__setitem__, [0.5, 2.0])
+    assert found == [1.5, 2.0]
+    assert logged["return"] == 2  # as it was
 
 
 def test_horizons_grow_with_training():
