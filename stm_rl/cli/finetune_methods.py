@@ -96,7 +96,9 @@ class Finetuning:
         path, states = self.folder / "pairs.jsonl", self._met()
         if self.processes.is_main_process and not path.exists():
             agent = self.learner.agent(seed=self.settings.seed)
-            chosen = self._rng(1).permutation(len(states))[: self.settings.rows].tolist()
+            stakes = np.array([one.stake for one in states])
+            count = min(self.settings.rows, len(states))
+            chosen = self._rng(1).choice(len(states), count, replace=False, p=stakes / stakes.sum()).tolist()
             write_pairs(
                 path, preference_pairs(agent, [states[i] for i in chosen], self._playout(), self.settings.horizons[-1])
             )
