@@ -114,6 +114,7 @@ def load_script(name: str) -> Any:
     assert spec is not None
     assert spec.loader is not None
     script = importlib.util.module_from_spec(spec)
+    sys.modules[name] = script  # dataclasses look their module up
     spec.loader.exec_module(script)
     return script
 
