@@ -144,13 +144,13 @@ def test_what_the_memory_is_worth_at_the_end_of_play_counts():
     start = make_one(1)
     start.reset(seed=0, options={"transcripts": [0]})
     state = state_of(start.episodes, 0)
-    decisions = [Decision(1), Decision()]
+    decisions = [Decision(1), Decision(), Decision(1, "a note, of which nobody knows what it is worth")]
     for horizon, worth in ((1, 3.0), (3, 3.0), (50, 0.0)):  # what an episode that is over holds is worth nothing
         plain, valued = (
-            Playout(make_one, NoMemory(), gamma=0.9, valuer=valuer).returns([state] * 2, decisions, horizon)
+            Playout(make_one, NoMemory(), gamma=0.9, valuer=valuer).returns([state] * 3, decisions, horizon)
             for valuer in (None, expert)
         )
-        np.testing.assert_allclose(valued - plain, [0.9**horizon * worth, 0.0], atol=1e-6)
+        np.testing.assert_allclose(valued - plain, [0.9**horizon * worth, 0.0, 0.0], atol=1e-6)
 
 
 def test_equal_decisions_of_a_state_are_played_once():

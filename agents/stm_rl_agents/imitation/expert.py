@@ -131,8 +131,15 @@ class HindsightExpert(Agent):
         return float(advice.write[row, write] + gains[gains >= self.level].sum())
 
     def held_value(self) -> FloatArray:
-        """Return what the slots will still gain if they are kept, nats, shape ``(n,)``; 0 where the episode is over."""
-        return np.asarray(self.advise().kept[:, :-1].sum(1))
+        """Return what the slots will still gain if they are kept, nats, shape ``(n,)``; 0 where the episode is over.
+
+        Of a note that stands for its turn nobody knows: it counts nothing, whatever it says.
+        """
+        kept = self.advise().kept[:, :-1]
+        episodes = self._episodes
+        assert episodes is not None  # advise() would have said so
+        noted = [np.isin(held, list(notes)) for held, notes in zip(episodes.memory.turn, episodes.notes, strict=True)]
+        return np.asarray(np.where(noted, 0, kept).sum(1), np.float32)
 
     def _values(self, episodes: Episodes) -> list[Values]:
         missing = [item for item in episodes.current if id(item) not in self._known]

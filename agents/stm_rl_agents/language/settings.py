@@ -100,7 +100,8 @@ class FinetuneSettings:
             of them is learned from (Ross, Gordon and Bagnell, 2011).
         reference: Who plays on after a decision: ``expert``, a heuristic's name or a run folder.
         horizons: Turns that are played, one number for each equal part of training.
-        bootstrap: Add what the memory is worth, by hindsight, after the turns that are played: few will then do.
+        bootstrap: Add what the memory is worth, by hindsight, after the turns that are played: few will then do. What
+            the model has put into words of its own counts nothing there.
         gamma: Discount of a turn.
         num_envs: Episodes played together.
         validation_every: Training steps from one validation to the next; 0: none. The model that validation finds best
