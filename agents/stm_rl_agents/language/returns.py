@@ -40,8 +40,9 @@ class Playout:
     ) -> None:
         self.reference, self.gamma, self.valuer = reference, gamma, valuer
         self.env = make_env(batch)
-        for agent in {id(one): one for one in (reference, valuer) if one is not None}.values():
-            agent.start(self.env)
+        reference.start(self.env)
+        if valuer is not None:
+            valuer.start(self.env)
 
     def returns(self, states: Sequence[str], decisions: Sequence[Decision], horizon: int) -> NDArray[np.float64]:
         """Return what follows each decision: the discounted sum of rewards, in nats, shape ``(len(states),)``.
