@@ -112,7 +112,7 @@ class Finetuning:
             agent = self.learner.agent(seed=self.settings.seed)
             return unsure(agent, self.expert, self._env(), self._play(agent, 0.0, 0))
 
-        return self._kept("states.jsonl", met)
+        return self._kept("states.jsonl", met, "states to decide in")
 
     def _playout(self) -> Playout:
         settings = self.settings
@@ -163,7 +163,12 @@ class Finetuning:
     def _rng(self, *more: int) -> np.random.Generator:
         return np.random.default_rng([self.settings.seed, *more])
 
-    def _kept(self, name: str, make: Callable[[], Sequence[Demonstration]]) -> list[Demonstration]:
+    def _kept(
+        self,
+        name: str,
+        make: Callable[[], Sequence[Demonstration]],
+        what: str = "decisions of the expert to learn from",
+    ) -> list[Demonstration]:
         """Return demonstrations from a file of the run, which the main process writes if there is none yet."""
         path = self.folder / name
         if self.processes.is_main_process and not path.exists():
@@ -173,7 +178,7 @@ class Finetuning:
         with reading(path, "begin anew with --force"):
             found = [unpacked(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
         if self.processes.is_main_process:
-            say(f"{len(found):,} decisions of the expert to learn from, kept in {path}")
+            say(f"{len(found):,} {what}, kept in {path}")
         return found
 
 
