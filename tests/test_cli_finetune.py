@@ -261,6 +261,13 @@ def test_what_is_given_wins_over_the_file(tmp_path: Path) -> None:
     assert FinetuneSettings(**yaml.safe_load(yaml.safe_dump(more.as_dict()))) == more
 
 
+def test_reinforcement_learns_from_other_transcripts_than_imitation() -> None:
+    sft, grpo = (make_settings(method).chosen(4000) for method in ("sft", "grpo"))
+    assert not set(sft) & set(grpo)
+    for method in ("sft", "grpo"):  # of a few, all
+        assert make_settings(method).chosen(7) == range(7)
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_configs_that_come_with_the_project(path: Path, method: str, tmp_path: Path) -> None:

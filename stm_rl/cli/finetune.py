@@ -95,8 +95,9 @@ def run_finetune(request: FinetuneRequest, settings: FinetuneSettings | None, *,
     processes.wait_for_everyone()
     run = Run.open(request.out)
     if settings.method != PPO and request.pairs is None:  # these never ask the expert about what is learned from
+        indices = settings.chosen(len(task.make(1).episodes.prepare.transcripts))
         with processes.main_process_first():
-            label_training(task, labels, request.labels or run.folder / "labels.sqlite", settings.transcripts)
+            label_training(task, labels, request.labels or run.folder / "labels.sqlite", indices)
     folder = run.folder / "checkpoint"
     finetuning = Finetuning(task, expert, learner, settings, folder, processes, reference, request.pairs)
     try:

@@ -22,7 +22,7 @@ from stm_rl_agents.imitation.expert import EXPERT, HindsightExpert
 from stm_rl_agents.language.chat import is_short
 from stm_rl_agents.language.demonstrate import Demonstration, demonstrate, resampled
 from stm_rl_agents.language.dpo import dpo_trainer, preference_pairs, read_pairs, write_pairs
-from stm_rl_agents.language.grpo import grpo_trainer, state_rows, unsure
+from stm_rl_agents.language.grpo import grpo_trainer, state_rows, unsure, visit
 from stm_rl_agents.language.learner import Learner
 from stm_rl_agents.language.ppo import PPOSettings, ppo_trainer
 from stm_rl_agents.language.returns import Playout
@@ -109,8 +109,12 @@ class Finetuning:
         """Return states in which the learner gets and is not sure, with what hangs on its decision there."""
 
         def met() -> list[Demonstration]:
-            agent = self.learner.agent(seed=self.settings.seed)
-            return unsure(agent, self.expert, self._env(), self._play(agent, 0.0, 0))
+            agent, env = self.learner.agent(seed=self.settings.seed), self._env()
+            indices = self.settings.chosen(len(env.episodes.prepare.transcripts))
+            with counted(f"{agent.name} plays", len(indices)) as advance:
+                visits = visit(agent, env, indices, advance)
+            with counted(f"{agent.name} decides again", len(visits)) as advance:
+                return unsure(agent, self.expert, env, visits, advance)
 
         return self._kept("states.jsonl", met, "states to decide in")
 
@@ -131,17 +135,17 @@ class Finetuning:
         """
         if number:
             seed = self.settings.seed + number
-            played = [self._play(self.learner.agent(seed=seed), 0.0, number, share=number)]
+            played = [self._play(self.learner.agent(seed=seed), 0.0, number)]
         else:
-            played = [self._play(self.expert, noise, number, share=number) for noise in self.settings.noise]
+            played = [self._play(self.expert, noise, number) for noise in self.settings.noise]
         return [one for part in played for one in part]
 
-    def _play(self, actor: Agent, noise: float, number: int, share: int | None = None) -> list[Demonstration]:
-        """Return decisions of the expert where an actor gets: whole ones, or the parts of those of a round's share."""
+    def _play(self, actor: Agent, noise: float, number: int) -> list[Demonstration]:
+        """Return decisions of the expert where an actor gets, in the transcripts of a round."""
         env = self._env()
-        indices: Sequence[int] = range(min(self.settings.transcripts, len(env.episodes.prepare.transcripts)))
-        if share is not None and len(indices) > self.settings.rounds:
-            indices = indices[share :: self.settings.rounds + 1]
+        indices = self.settings.chosen(len(env.episodes.prepare.transcripts))
+        if len(indices) > self.settings.rounds:
+            indices = indices[number :: self.settings.rounds + 1]
         with counted(f"{actor.name} plays", len(indices)) as advance:
             return demonstrate(
                 actor,
@@ -150,7 +154,7 @@ class Finetuning:
                 indices,
                 short=is_short(self.learner.tokenizer),
                 quote=self.settings.quote,
-                parts=share is not None,
+                parts=True,
                 noise=noise,
                 rng=self._rng(number, round(1e6 * noise)),
                 on_episodes=advance,

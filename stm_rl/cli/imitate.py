@@ -65,7 +65,8 @@ def run_imitation(request: ImitateRequest, *, resume: bool, force: bool, as_json
     task = make_task(request)
     task.check()
     task, demonstrations = _demonstrations(request, task)
-    check_learnable(settings, len(task.make(1).episodes.prepare.transcripts), demonstrations)
+    available = len(task.make(1).episodes.prepare.transcripts)
+    check_learnable(settings, available, demonstrations)
     labels = None
     if demonstrations is None:  # before anything is written: noise cannot be measured everywhere, nor any file be used
         labels = make_labels(task, options, request.labels, settings.gamma)
@@ -73,7 +74,8 @@ def run_imitation(request: ImitateRequest, *, resume: bool, force: bool, as_json
         run = new_run(request.out, request, {"imitation": settings.as_dict()}, force=force)
     try:
         if labels is not None:
-            label_training(task, labels, request.labels or run.folder / "labels.sqlite", settings.transcripts)
+            indices = range(min(settings.transcripts, available))
+            label_training(task, labels, request.labels or run.folder / "labels.sqlite", indices)
         policy = _train(task, settings, run, labels, demonstrations, resume)
     except KeyboardInterrupt:
         say_interrupted("imitate", "while learning", run)

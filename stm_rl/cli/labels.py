@@ -140,14 +140,14 @@ def prepared(task: Task, split: str, count: int | None) -> list[Prepared]:
     return prepare(np.arange(min(count or available, available)).tolist())
 
 
-def label_training(task: Task, labels: Labels, store: Path, count: int) -> None:
+def label_training(task: Task, labels: Labels, store: Path, indices: Sequence[int]) -> None:
     """Make the labels of the transcripts that are learned from, and keep them in a file; none from text.
 
     Args:
         task: The task.
         labels: What the labels are.
         store: File to keep them in, unless ``labels`` has one already.
-        count: Transcripts.
+        indices: Which transcripts of the training part.
     """
     labeller = labels.labeller
     if labeller is None:
@@ -158,7 +158,7 @@ def label_training(task: Task, labels: Labels, store: Path, count: int) -> None:
     if labels.noise is not None:
         noise = labels.noise
         say(f"noise: standard deviation {noise.std:.2f} nats; gains below {noise.level:.2f} count as 0")
-    items = prepared(task, "train", count)
+    items = task.make(1).episodes.prepare(indices)
     label_all(labels, items)
     say(f"labels: {len(items)} transcripts, {labeller.scored} pairs scored, kept in {store}")
     tables = labeller.label(items)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class LanguageAgent(Agent):
         seed: Seeds decisions that are drawn.
         batch: Most decisions made together.
         max_new_tokens: Most tokens of a decision.
+        temperature: Of decisions that are drawn; below 1, likelier ones are drawn more often still.
 
     Attributes:
         decisions: How many decisions were made.
@@ -52,9 +53,10 @@ class LanguageAgent(Agent):
         seed: int = 0,
         batch: int = 64,
         max_new_tokens: int = MAX_NEW_TOKENS,
+        temperature: float = 1.0,
     ) -> None:
         self.model, self.tokenizer, self.card, self.name = model, tokenizer, dict(card or {}), name
-        self.batch, self.max_new_tokens = batch, max_new_tokens
+        self.batch, self.max_new_tokens, self.temperature = batch, max_new_tokens, temperature
         self.generator = torch.Generator().manual_seed(seed)
         self.decisions, self.bad = 0, 0
         self.malformed: Counter[str] = Counter()
@@ -78,7 +80,12 @@ class LanguageAgent(Agent):
         return actions
 
     def decide(
-        self, prompts: Sequence[Sequence[Message]], slots: int, reads: int, deterministic: bool = True
+        self,
+        prompts: Sequence[Sequence[Message]],
+        slots: int,
+        reads: int,
+        deterministic: bool = True,
+        on_decisions: Callable[[int], None] = lambda count: None,
     ) -> list[Decision]:
         """Return a decision for each prompt; what is malformed in one is left out and counted.
 
@@ -87,6 +94,7 @@ class LanguageAgent(Agent):
             slots: Slots of the memory.
             reads: Most slots that are read.
             deterministic: Take the likeliest tokens instead of drawing them.
+            on_decisions: Called with the number of decisions just made.
         """
         ids = prompt_ids(self.tokenizer, prompts)
         order = sorted(range(len(ids)), key=lambda index: len(ids[index]))  # little padding
@@ -95,6 +103,7 @@ class LanguageAgent(Agent):
             chunk = order[first : first + self.batch]
             for index, new in zip(chunk, self.generate([ids[i] for i in chunk], deterministic), strict=True):
                 found[index] = read_decision(self.tokenizer, ids[index], new, slots, reads)
+            on_decisions(len(chunk))
         for decision in found.values():
             self.decisions += 1
             self.bad += bool(decision.malformed)
@@ -123,6 +132,7 @@ class LanguageAgent(Agent):
                 **padded.to(device),
                 max_new_tokens=self.max_new_tokens,
                 do_sample=not deterministic,
+                **({} if deterministic else {"temperature": self.temperature}),
                 pad_token_id=self.tokenizer.pad_token_id,
                 eos_token_id=self.tokenizer.eos_token_id,
             )

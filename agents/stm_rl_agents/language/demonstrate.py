@@ -12,7 +12,6 @@ from stm_rl_agents.base import Agent, reads_of
 from stm_rl_agents.imitation.expert import HindsightExpert
 from stm_rl_agents.imitation.lessons import throw_off
 from stm_rl_agents.language.chat import prompt_of, reordered
-from stm_rl_agents.language.states import state_of
 from stm_rl_agents.language.tools import Decision, Message, decision_of
 from stm_rl_envs.vector import MemoryVectorEnv
 
@@ -32,7 +31,7 @@ class Demonstration:
         prompt: What the model is shown.
         decision: What the expert does.
         stake: Nats that hang on the decision.
-        state: The state it was made in, see :mod:`stm_rl_agents.language.states`; empty where parts are learned.
+        state: The state it was made in, see :mod:`stm_rl_agents.language.states`; empty where nobody goes on from it.
         stakes: Nats that hang on the write and on the next read; empty: the decision is learned as a whole.
         learned: Which of :data:`PARTS` are learned; see :func:`resampled`.
         given: How many of the decision's reads have been said already, right or wrong, when the next is learned.
@@ -105,16 +104,15 @@ def demonstrate(
             told, _ = expert.decide(advice, masks, most)
             reads = np.where(advice.read >= expert.level, advice.read, 0)  # noise is no stake
             rows = np.flatnonzero(active).tolist()
-            # Before anything is done. What is learned of parts needs no state, and to tell it takes long.
-            seen = [(prompt_of(episodes, row, short), "" if parts else state_of(episodes, row)) for row in rows]
+            seen = [prompt_of(episodes, row, short) for row in rows]  # before anything is done
             actions = told.copy() if actor is expert else actor.act(observation, masks, deterministic=False)
-            for row, (prompt, state) in zip(rows, seen, strict=True):
+            for row, prompt in zip(rows, seen, strict=True):
                 decision = decision_of(told[row])
                 if quote and decision.write:
                     decision = replace(decision, text=episodes.current[row].lines[int(episodes.step_index[row])])
                 write = whether(advice.write[row]) + FLOOR[WRITES]
                 stake = write + lost_at_random(reads[row]) + FLOOR[READS]
-                whole = Demonstration(prompt, decision, stake, state)
+                whole = Demonstration(prompt, decision, stake)
                 if parts:
                     own = actions[row, 1:].tolist()
                     if actor is expert and rng.random() < 0.5:

@@ -6,8 +6,8 @@ Group-in-Group policy optimisation, Feng et al., 2025).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,12 @@ from trl import GRPOConfig, GRPOTrainer
 
 from stm_rl_agents.imitation.expert import HindsightExpert
 from stm_rl_agents.language.agent import LanguageAgent
-from stm_rl_agents.language.chat import prompt_ids
+from stm_rl_agents.language.chat import is_short, prompt_ids, prompt_of
 from stm_rl_agents.language.demonstrate import Demonstration
 from stm_rl_agents.language.labelled import score_labelled_only
 from stm_rl_agents.language.rewards import StateReturns, WellFormed
-from stm_rl_agents.language.states import restore
-from stm_rl_agents.language.tools import Message
+from stm_rl_agents.language.states import restore, states_of
+from stm_rl_agents.language.tools import Decision, Message, decision_of
 from stm_rl_envs.vector import MemoryVectorEnv
 
 FORMAT_WEIGHT = 0.2
@@ -30,10 +30,64 @@ LEAST_STAKE = 0.5
 """Nats that hang on a decision at least: of less the noise of the scores would be more."""
 
 
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A state that a language model got into by decisions it drew.
+
+    Attributes:
+        prompt: What it was shown.
+        state: See :mod:`stm_rl_agents.language.states`.
+        decision: What it drew there.
+    """
+
+    prompt: list[Message]
+    state: str
+    decision: Decision
+
+
+def visit(
+    agent: LanguageAgent,
+    env: MemoryVectorEnv,
+    indices: Sequence[int],
+    on_episodes: Callable[[int], None] = lambda count: None,
+) -> list[Visit]:
+    """Play transcripts once each with decisions that are drawn, and return every state that is met.
+
+    Args:
+        agent: Who plays.
+        env: An environment that does not reset itself; it needs no language model.
+        indices: Indices of the transcripts.
+        on_episodes: Called with the number of episodes just finished.
+    """
+    episodes = env.episodes
+    slots, reads, short = episodes.settings.slots, episodes.settings.reads, is_short(agent.tokenizer)
+    found: list[Visit] = []
+    for first in range(0, len(indices), env.num_envs):
+        chunk = list(indices[first : first + env.num_envs])
+        active = np.arange(env.num_envs) < len(chunk)
+        env.reset(options={"reset_mask": active, "transcripts": chunk})
+        while active.any():
+            rows = np.flatnonzero(active).tolist()
+            prompts, states = [prompt_of(episodes, row, short) for row in rows], states_of(episodes, rows)
+            decisions = agent.decide(prompts, slots, reads, deterministic=False)
+            actions = np.zeros((env.num_envs, 1 + reads), np.int64)
+            for row, decision in zip(rows, decisions, strict=True):
+                actions[row] = decision.apply(episodes, row)
+            found += map(Visit, prompts, states, decisions)
+            _, _, terminated, truncated, _ = env.step(actions)
+            active &= ~(terminated | truncated)
+        on_episodes(len(chunk))
+    return found
+
+
 def unsure(
-    agent: LanguageAgent, expert: HindsightExpert, env: MemoryVectorEnv, met: Sequence[Demonstration]
+    agent: LanguageAgent,
+    expert: HindsightExpert,
+    env: MemoryVectorEnv,
+    visits: Sequence[Visit],
+    on_decisions: Callable[[int], None] = lambda count: None,
 ) -> list[Demonstration]:
-    """Return the states in which two decisions that the agent draws differ, with what hangs on which it is.
+    """Return the states in which the agent draws another decision than before, with what hangs on which it is.
 
     Where all of a group decide the same, nothing is learned.
 
@@ -41,27 +95,31 @@ def unsure(
         agent: Draws the decisions.
         expert: Says, by hindsight, what they are worth.
         env: Where the states are restored.
-        met: States the agent got into.
+        visits: States the agent got into.
+        on_decisions: Called with the number of decisions just drawn, of one in each state.
 
     Returns:
-        The states; ``stake`` is the difference of the two, nats, at least :data:`LEAST_STAKE`. All that were met, with
-        that stake, if the agent is sure everywhere.
+        The states, with what the expert would do there; ``stake`` is the difference of the two, nats, at least
+        :data:`LEAST_STAKE`. All that were met, with that stake, if the agent is sure everywhere.
     """
-    settings = env.episodes.settings
-    prompts = [one.prompt for one in met]
-    first, second = (agent.decide(prompts, settings.slots, settings.reads, deterministic=False) for _ in range(2))
-    differ = [index for index, (a, b) in enumerate(zip(first, second, strict=True)) if a != b]
+    episodes, settings = env.episodes, env.episodes.settings
+    prompts = [one.prompt for one in visits]
+    again = agent.decide(prompts, settings.slots, settings.reads, False, on_decisions)
+    differ = [index for index, (one, two) in enumerate(zip(visits, again, strict=True)) if one.decision != two]
+    chosen = differ or range(len(visits))
     expert.start(env)
     found: list[Demonstration] = []
-    for begin in range(0, len(differ), env.num_envs):
-        chunk = differ[begin : begin + env.num_envs]
-        restore(env.episodes, [met[index].state for index in chunk])
-        advice = expert.advise()
+    for begin in range(0, len(chosen), env.num_envs):
+        chunk = chosen[begin : begin + env.num_envs]
+        restore(episodes, [visits[index].state for index in chunk])
+        advice, masks = expert.advise(), env.action_masks()
+        told, _ = expert.decide(advice, masks, settings.reads)
         for row, index in enumerate(chunk):
-            one, other = (expert.worth(advice, row, told[index].write, told[index].reads) for told in (first, second))
-            stake = abs(one - other)
-            found.append(replace(met[index], stake=max(stake, LEAST_STAKE)))
-    return found or [replace(one, stake=LEAST_STAKE) for one in met]
+            drawn = visits[index].decision, again[index]
+            one, two = (expert.worth(advice, row, decision.write, decision.reads) for decision in drawn)
+            stake = max(abs(one - two), LEAST_STAKE)
+            found.append(Demonstration(visits[index].prompt, decision_of(told[row]), stake, visits[index].state))
+    return found
 
 
 def state_rows(states: Sequence[Demonstration], count: int, rng: np.random.Generator) -> Dataset:

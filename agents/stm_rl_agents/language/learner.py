@@ -58,7 +58,8 @@ class Learner:
             seed: Seeds decisions that are drawn.
         """
         model = self.model if model is None else model
-        return LanguageAgent(model, self.tokenizer, name=self.settings.method, seed=seed)
+        temperature = self.settings.trl.get("temperature", 1.0)  # as TRL draws
+        return LanguageAgent(model, self.tokenizer, name=self.settings.method, seed=seed, temperature=temperature)
 
     def train(
         self, make_trainer: Callable[..., Any], folder: Path, make_callback: Callable[[int], TrainerCallback]

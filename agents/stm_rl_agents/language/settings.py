@@ -89,7 +89,8 @@ class FinetuneSettings:
         model_dtype: Torch dtype of its weights.
         peft: ``none``, or ``lora``: train low-rank additions only (Hu et al., 2021).
         lora_rank: Their rank.
-        transcripts: Transcripts to learn from; all there are if that is less. Each round of sft has its share.
+        transcripts: Transcripts to learn from; all there are if that is less. Each round of sft has its share. See
+            :meth:`chosen`.
         noise: For sft, the expert plays every transcript once for each of these, and with that probability a random
             write takes the place of its own (DART).
         quote: Spell out the text of what is written, instead of saying that it is the turn.
@@ -154,6 +155,17 @@ class FinetuneSettings:
         for name in ("worth_share", "gamma"):
             if not 0 <= getattr(self, name) <= 1:
                 raise StmError(f"{name} is {getattr(self, name)}; expected 0 to 1")
+
+    def chosen(self, available: int) -> range:
+        """Return the indices of the transcripts to learn from: the first ones for sft, the last ones otherwise.
+
+        In transcripts that imitation has learned by heart, a model is sure of what it cannot know.
+
+        Args:
+            available: Transcripts there are.
+        """
+        count = min(self.transcripts, available)
+        return range(count) if self.method == SFT else range(available - count, available)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for ``config.yaml``."""

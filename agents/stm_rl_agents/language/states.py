@@ -14,13 +14,21 @@ LISTS = ("written", "notes")
 """Parts of a state that are dictionaries of turns and texts."""
 
 
-def state_of(episodes: Episodes, row: int) -> str:
-    """Return the state of one episode, from which it can go on in the same environment, as JSON."""
+def states_of(episodes: Episodes, rows: Sequence[int]) -> list[str]:
+    """Return the states of episodes, from which they can go on in the same environment, as JSON."""
     state = episodes.get_state()
-    memory = {name: values[row].tolist() for name, values in state["memory"].items()}
-    arrays = {name: state[name][row].tolist() for name in ("step_index", "transcript_index", "overlap_since")}
-    texts = {name: list(state[name][row].items()) for name in LISTS}
-    return json.dumps({"memory": memory, **arrays, **texts})
+    found: list[str] = []
+    for row in rows:
+        memory = {name: values[row].tolist() for name, values in state["memory"].items()}
+        arrays = {name: state[name][row].tolist() for name in ("step_index", "transcript_index", "overlap_since")}
+        texts = {name: list(state[name][row].items()) for name in LISTS}
+        found.append(json.dumps({"memory": memory, **arrays, **texts}))
+    return found
+
+
+def state_of(episodes: Episodes, row: int) -> str:
+    """Return the state of one episode; see :func:`states_of`."""
+    return states_of(episodes, [row])[0]
 
 
 def restore(episodes: Episodes, states: Sequence[str]) -> None:
