@@ -17,7 +17,7 @@ from stm_rl_agents.heuristics import NoMemory
 from stm_rl_agents.language.agent import LanguageAgent
 from stm_rl_agents.language.chat import Slot, load_policy_model, state_text
 from stm_rl_agents.language.demonstrate import PARTS, Demonstration, demonstrate, resampled, shuffled
-from stm_rl_agents.language.grpo import LEAST_STAKE, grpo_trainer, state_rows, unsure, visit
+from stm_rl_agents.language.grpo import LEAST_STAKE, grpo_trainer, state_rows, unsure, visits_of
 from stm_rl_agents.language.returns import Playout
 from stm_rl_agents.language.rewards import StateReturns
 from stm_rl_agents.language.sft import dataset_of, sft_trainer
@@ -272,11 +272,10 @@ def test_an_untrained_model_never_crashes_an_episode(task):
 def test_decisions_are_learned_where_the_model_is_not_sure(cloned, expert, lesson_env):
     agent = LanguageAgent.load(cloned[0])
     episodes: list[int] = []
-    met = visit(agent, lesson_env, range(4), episodes.append)
+    met = visits_of(agent, lesson_env, range(4), episodes.append)
     assert (sum(episodes), len(met)) == (4, 4 * 23)
-    drawn: list[int] = []
-    found = unsure(agent, expert, lesson_env, met, drawn.append)
-    assert 5 < len(found) < len(met) == sum(drawn)
+    found = unsure(expert, lesson_env, met)
+    assert 5 < len(found) < len(met)
 
     def differing(states):
         prompts = [one.prompt for one in states for _ in range(16)]
@@ -294,7 +293,7 @@ def test_decisions_are_learned_where_the_model_is_not_sure(cloned, expert, lesso
 
 def test_same_state_training_makes_likelier_what_pays(expert, task, lesson_env, tmp_path):
     agent = LanguageAgent(*load_policy_model("tiny-tools"))
-    states = unsure(agent, expert, lesson_env, visit(agent, lesson_env, range(8)))
+    states = unsure(expert, lesson_env, visits_of(agent, lesson_env, range(8)))
     returns = StateReturns(Playout(lambda n: task.make(n, autoreset=False), expert), agent.tokenizer, (4, 8))
 
     def drawn(one):

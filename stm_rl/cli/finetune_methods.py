@@ -22,7 +22,7 @@ from stm_rl_agents.imitation.expert import EXPERT, HindsightExpert
 from stm_rl_agents.language.chat import is_short
 from stm_rl_agents.language.demonstrate import Demonstration, demonstrate, resampled
 from stm_rl_agents.language.dpo import dpo_trainer, preference_pairs, read_pairs, write_pairs
-from stm_rl_agents.language.grpo import grpo_trainer, state_rows, unsure, visit
+from stm_rl_agents.language.grpo import grpo_trainer, state_rows, unsure, visits_of
 from stm_rl_agents.language.learner import Learner
 from stm_rl_agents.language.ppo import PPOSettings, ppo_trainer
 from stm_rl_agents.language.returns import Playout
@@ -112,9 +112,7 @@ class Finetuning:
             agent, env = self.learner.agent(seed=self.settings.seed), self._env()
             indices = self.settings.chosen(len(env.episodes.prepare.transcripts))
             with counted(f"{agent.name} plays", len(indices)) as advance:
-                visits = visit(agent, env, indices, advance)
-            with counted(f"{agent.name} decides again", len(visits)) as advance:
-                return unsure(agent, self.expert, env, visits, advance)
+                return unsure(self.expert, env, visits_of(agent, env, indices, advance))
 
         return self._kept("states.jsonl", met, "states to decide in")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from stm_rl.errors import StmError
 from stm_rl.files import reading, write_json
 from stm_rl_agents.base import Actions, Agent, Masks
 from stm_rl_agents.language.chat import is_short, load_policy_model, prompt_ids, prompt_of, read_decision
+from stm_rl_agents.language.shared import generate_shared
 from stm_rl_agents.language.tools import Decision, Message
 from stm_rl_envs.episodes import Episodes
 from stm_rl_envs.vector import MemoryVectorEnv
@@ -85,7 +86,6 @@ class LanguageAgent(Agent):
         slots: int,
         reads: int,
         deterministic: bool = True,
-        on_decisions: Callable[[int], None] = lambda count: None,
     ) -> list[Decision]:
         """Return a decision for each prompt; what is malformed in one is left out and counted.
 
@@ -94,7 +94,6 @@ class LanguageAgent(Agent):
             slots: Slots of the memory.
             reads: Most slots that are read.
             deterministic: Take the likeliest tokens instead of drawing them.
-            on_decisions: Called with the number of decisions just made.
         """
         ids = prompt_ids(self.tokenizer, prompts)
         order = sorted(range(len(ids)), key=lambda index: len(ids[index]))  # little padding
@@ -103,7 +102,6 @@ class LanguageAgent(Agent):
             chunk = order[first : first + self.batch]
             for index, new in zip(chunk, self.generate([ids[i] for i in chunk], deterministic), strict=True):
                 found[index] = read_decision(self.tokenizer, ids[index], new, slots, reads)
-            on_decisions(len(chunk))
         for decision in found.values():
             self.decisions += 1
             self.bad += bool(decision.malformed)
@@ -125,14 +123,17 @@ class LanguageAgent(Agent):
         was_training = self.model.training
         self.model.eval()
         device = self.model.device
+        # As TRL draws: a model's own generation_config.json may say otherwise.
+        drawn: dict[str, Any] = {"temperature": self.temperature, "top_k": 0, "top_p": 1.0}
         with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=not deterministic):
             if not deterministic:
                 torch.manual_seed(int(torch.randint(2**62, (), generator=self.generator)))
-            out = self.model.generate(
+            out = generate_shared(
+                self.model,
                 **padded.to(device),
                 max_new_tokens=self.max_new_tokens,
                 do_sample=not deterministic,
-                **({} if deterministic else {"temperature": self.temperature}),
+                **({} if deterministic else drawn),
                 pad_token_id=self.tokenizer.pad_token_id,
                 eos_token_id=self.tokenizer.eos_token_id,
             )

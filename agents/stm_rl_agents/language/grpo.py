@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
+from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
 from stm_rl_agents.imitation.expert import HindsightExpert
@@ -20,6 +22,7 @@ from stm_rl_agents.language.chat import is_short, prompt_ids, prompt_of
 from stm_rl_agents.language.demonstrate import Demonstration
 from stm_rl_agents.language.labelled import score_labelled_only
 from stm_rl_agents.language.rewards import StateReturns, WellFormed
+from stm_rl_agents.language.shared import MASKABLE, packed, prompts_shared
 from stm_rl_agents.language.states import restore, states_of
 from stm_rl_agents.language.tools import Decision, Message, decision_of
 from stm_rl_envs.vector import MemoryVectorEnv
@@ -37,21 +40,23 @@ class Visit:
     Attributes:
         prompt: What it was shown.
         state: See :mod:`stm_rl_agents.language.states`.
-        decision: What it drew there.
+        decision: What it drew and did there.
+        other: What it drew there, too.
     """
 
     prompt: list[Message]
     state: str
     decision: Decision
+    other: Decision
 
 
-def visit(
+def visits_of(
     agent: LanguageAgent,
     env: MemoryVectorEnv,
     indices: Sequence[int],
     on_episodes: Callable[[int], None] = lambda count: None,
 ) -> list[Visit]:
-    """Play transcripts once each with decisions that are drawn, and return every state that is met.
+    """Play transcripts once each with decisions that are drawn, two in each state, and return every state that is met.
 
     Args:
         agent: Who plays.
@@ -69,56 +74,48 @@ def visit(
         while active.any():
             rows = np.flatnonzero(active).tolist()
             prompts, states = [prompt_of(episodes, row, short) for row in rows], states_of(episodes, rows)
-            decisions = agent.decide(prompts, slots, reads, deterministic=False)
+            twice = [prompt for prompt in prompts for _ in range(2)]
+            drawn = agent.decide(twice, slots, reads, deterministic=False)
+            decisions, others = drawn[::2], drawn[1::2]
             actions = np.zeros((env.num_envs, 1 + reads), np.int64)
             for row, decision in zip(rows, decisions, strict=True):
                 actions[row] = decision.apply(episodes, row)
-            found += map(Visit, prompts, states, decisions)
+            found += map(Visit, prompts, states, decisions, others)
             _, _, terminated, truncated, _ = env.step(actions)
             active &= ~(terminated | truncated)
         on_episodes(len(chunk))
     return found
 
 
-def unsure(
-    agent: LanguageAgent,
-    expert: HindsightExpert,
-    env: MemoryVectorEnv,
-    visits: Sequence[Visit],
-    on_decisions: Callable[[int], None] = lambda count: None,
-) -> list[Demonstration]:
-    """Return the states in which the agent draws another decision than before, with what hangs on which it is.
+def unsure(expert: HindsightExpert, env: MemoryVectorEnv, visits: Sequence[Visit]) -> list[Demonstration]:
+    """Return the states in which the two decisions that were drawn differ, with what hangs on which it is.
 
     Where all of a group decide the same, nothing is learned.
 
     Args:
-        agent: Draws the decisions.
         expert: Says, by hindsight, what they are worth.
         env: Where the states are restored.
-        visits: States the agent got into.
-        on_decisions: Called with the number of decisions just drawn, of one in each state.
+        visits: States that an agent got into.
 
     Returns:
         The states, with what the expert would do there; ``stake`` is the difference of the two, nats, at least
         :data:`LEAST_STAKE`. All that were met, with that stake, if the agent is sure everywhere.
     """
-    episodes, settings = env.episodes, env.episodes.settings
-    prompts = [one.prompt for one in visits]
-    again = agent.decide(prompts, settings.slots, settings.reads, False, on_decisions)
-    differ = [index for index, (one, two) in enumerate(zip(visits, again, strict=True)) if one.decision != two]
+    episodes = env.episodes
+    differ = [index for index, visit in enumerate(visits) if visit.decision != visit.other]
     chosen = differ or range(len(visits))
     expert.start(env)
     found: list[Demonstration] = []
     for begin in range(0, len(chosen), env.num_envs):
         chunk = chosen[begin : begin + env.num_envs]
         restore(episodes, [visits[index].state for index in chunk])
-        advice, masks = expert.advise(), env.action_masks()
-        told, _ = expert.decide(advice, masks, settings.reads)
-        for row, index in enumerate(chunk):
-            drawn = visits[index].decision, again[index]
+        advice = expert.advise()
+        told, _ = expert.decide(advice, env.action_masks(), episodes.settings.reads)
+        for row, visit in enumerate(visits[index] for index in chunk):
+            drawn = visit.decision, visit.other
             one, two = (expert.worth(advice, row, decision.write, decision.reads) for decision in drawn)
             stake = max(abs(one - two), LEAST_STAKE)
-            found.append(Demonstration(visits[index].prompt, decision_of(told[row]), stake, visits[index].state))
+            found.append(Demonstration(visit.prompt, decision_of(told[row]), stake, visit.state))
     return found
 
 
@@ -143,10 +140,45 @@ def state_rows(states: Sequence[Demonstration], count: int, rng: np.random.Gener
 
 
 class DecisionTrainer(GRPOTrainer):  # type: ignore[misc]  # TRL is optional, and not typed for mypy
-    """A GRPOTrainer whose prompts list the memory tools and whose completions are one decision: no loop runs tools."""
+    """A GRPOTrainer whose prompts list the memory tools and whose completions are one decision: no loop runs tools.
+
+    What the completions of a group share, which is most of their tokens, is run once.
+    """
 
     def _tokenize_prompts(self, prompts: list[list[Message]]) -> tuple[list[list[int]], None, dict[str, Any]]:
         return prompt_ids(self.processing_class, prompts), None, {}
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **others: Any,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        attention, size = self.model.config._attn_implementation, batch_size or len(input_ids)
+        given = {name: value for name, value in others.items() if value is not None}
+        if given or compute_aux_loss or attention not in MASKABLE:
+            return super()._get_per_token_logps_and_entropies(  # type: ignore[no-any-return]
+                model, input_ids, attention_mask, logits_to_keep, size, compute_entropy, compute_aux_loss, **given
+            )
+        log_probs: list[Tensor] = []
+        entropies: list[Tensor] = []
+        for ids, mask in zip(torch.split(input_ids, size), torch.split(attention_mask, size), strict=True):
+            rows = packed(ids, mask, logits_to_keep, None if attention == "sdpa" else self.model.dtype)
+            with self.accelerator.autocast():
+                output = model(**rows.inputs, fused_lm_head=True)
+            log_probs.append(rows.unpack(output.log_probs))
+            if compute_entropy:
+                entropies.append(rows.unpack(output.entropy))
+        return torch.cat(log_probs), torch.cat(entropies) if compute_entropy else None, None
+
+    def _generate_single_turn(self, *args: Any, **options: Any) -> Any:
+        with prompts_shared(self.accelerator.unwrap_model(self.model_wrapped)):
+            return super()._generate_single_turn(*args, **options)
 
 
 def grpo_trainer(
