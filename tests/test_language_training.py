@@ -17,11 +17,12 @@ from stm_rl_agents.heuristics import NoMemory
 from stm_rl_agents.language.agent import LanguageAgent
 from stm_rl_agents.language.chat import Slot, load_policy_model, state_text
 from stm_rl_agents.language.demonstrate import PARTS, Demonstration, demonstrate, resampled, shuffled
-from stm_rl_agents.language.grpo import LEAST_STAKE, grpo_trainer, state_rows, unsure, visits_of
+from stm_rl_agents.language.grpo import grpo_trainer
 from stm_rl_agents.language.returns import Playout
 from stm_rl_agents.language.rewards import StateReturns
 from stm_rl_agents.language.sft import dataset_of, sft_trainer
 from stm_rl_agents.language.tools import Decision
+from stm_rl_agents.language.visits import LEAST_STAKE, state_rows, unsure, visits_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),

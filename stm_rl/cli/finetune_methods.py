@@ -22,7 +22,7 @@ from stm_rl_agents.imitation.expert import EXPERT, HindsightExpert
 from stm_rl_agents.language.chat import is_short
 from stm_rl_agents.language.demonstrate import Demonstration, demonstrate, resampled
 from stm_rl_agents.language.dpo import dpo_trainer, preference_pairs, read_pairs, write_pairs
-from stm_rl_agents.language.grpo import grpo_trainer, state_rows, unsure, visits_of
+from stm_rl_agents.language.grpo import grpo_trainer
 from stm_rl_agents.language.learner import Learner
 from stm_rl_agents.language.ppo import PPOSettings, ppo_trainer
 from stm_rl_agents.language.returns import Playout
@@ -30,6 +30,7 @@ from stm_rl_agents.language.rewards import StateReturns
 from stm_rl_agents.language.settings import DPO, GRPO, PPO, SFT, FinetuneSettings
 from stm_rl_agents.language.sft import dataset_of, sft_trainer
 from stm_rl_agents.language.tools import Decision
+from stm_rl_agents.language.visits import state_rows, unsure, visits_of
 from stm_rl_agents.loading import load_agent
 from stm_rl_envs.vector import MemoryVectorEnv
 

@@ -51,11 +51,12 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         },
     },
     GRPO: {
-        "transcripts": 600,
-        "rows": 4800,
+        "transcripts": 2000,
+        "rows": 14_400,
         "horizons": [4],
-        "validation_every": 75,
-        "trl": {**DECIDING, "num_generations": 4},
+        "validation_every": 300,
+        "validation_episodes": 300,
+        "trl": {**DECIDING, "num_generations": 4, "max_steps": 900},
     },
     PPO: {
         "num_envs": 16,

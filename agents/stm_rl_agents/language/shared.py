@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, GenerationMixin
 
-CACHE = "cache" if "cache" in inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters else None
-"""What models call their cache; none: its older name."""
+_PARAMETERS = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
+CACHE = "cache" if "cache" in _PARAMETERS else "past_key_values"
+"""What this version of transformers calls the cache of a model."""
 MASKABLE = ("sdpa", "eager")
 """Implementations of attention that take a mask of any shape."""
 
@@ -37,12 +38,12 @@ def generate_shared(model: Any, input_ids: Tensor, attention_mask: Tensor, **opt
     first = first_of(group)
     cache = DynamicCache(config=model.config)
     if len(first) < len(group) and input_ids.size(1) > 1 and not any(getattr(cache, "is_linear", [])):
-        name, mask = CACHE or "past_key_values", attention_mask[first, :-1]
+        mask = attention_mask[first, :-1]
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         start = {"input_ids": input_ids[first, :-1], "attention_mask": mask, "position_ids": positions}
-        model(**start, **{name: cache}, use_cache=True, logits_to_keep=1)
+        model(**start, **{CACHE: cache}, use_cache=True, logits_to_keep=1)
         cache.batch_select_indices(group)
-        options = {**options, name: cache}
+        options = {**options, CACHE: cache}
     found: Tensor = type(model).generate(model, input_ids=input_ids, attention_mask=attention_mask, **options)
     return found
 
