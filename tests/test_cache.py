@@ -162,6 +162,17 @@ def test_a_flipped_byte_costs_one_entry(folder: Path, caplog: pytest.LogCaptureF
         assert cache.damaged == 0
 
 
+def test_a_score_that_is_kept_does_not_change(folder: Path) -> None:
+    """Else a run would read what differs in the last bit from what the run before it has read."""
+    scores = numbered(*range(3))
+    with closing(ScoreCache(folder)) as late, closing(ScoreCache(folder)) as early:
+        late.put({key: score + 1e-9 for key, score in scores.items()}, "words")  # waits to be written
+        early.put(scores, "words")
+        early.flush()
+        late.flush()
+        assert early.get(scores) == late.get(scores) == scores
+
+
 def test_no_flipped_byte_anywhere_gives_a_wrong_score_or_an_error(folder: Path, tmp_path: Path) -> None:
     scores = numbered(*range(400))
     with closing(ScoreCache(folder)) as cache:
