@@ -166,7 +166,7 @@ def test_a_score_that_is_kept_does_not_change(folder: Path) -> None:
     """Else a run would read what differs in the last bit from what the run before it has read."""
     scores = numbered(*range(3))
     with closing(ScoreCache(folder)) as late, closing(ScoreCache(folder)) as early:
-        late.put({key: score + 1e-9 for key, score in scores.items()}, "words")  # waits to be written
+        late.put({key: score + 0.5 for key, score in scores.items()}, "words")  # waits to be written
         early.put(scores, "words")
         early.flush()
         late.flush()
