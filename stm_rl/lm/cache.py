@@ -50,7 +50,7 @@ class ScoreCache:
         self._lock = threading.Lock()
         self._process = os.getpid()
         self._buffer: dict[bytes, tuple[float, str]] = {}
-        self._damaged: set[bytes] = set()
+        self._to_replace: set[bytes] = set()
         self._since = 0.0
         self._usable = True
         with self._careful():
@@ -72,7 +72,7 @@ class ScoreCache:
                     if isinstance(score, float) and digest == _digest(key, score):
                         found[key] = score
                         break
-                    self._damaged.add(key)
+                    self._to_replace.add(key)
                     self._count_damaged()
         return found
 
@@ -139,11 +139,11 @@ class ScoreCache:
                 make_room(self._db, self.max_bytes)
                 numbers = {name: model_number(self._db, name) for name in {name for _, name in waiting.values()}}
                 rows = [(key, score, _digest(key, score), numbers[name]) for key, (score, name) in waiting.items()]
-                self._db.executemany(f"DELETE FROM {TABLES[0]} WHERE key = ?", [(key,) for key in self._damaged])
+                self._db.executemany(f"DELETE FROM {TABLES[0]} WHERE key = ?", [(key,) for key in self._to_replace])
                 # What another process has written since stays: it may differ in the last bit, and may have been used.
                 self._db.executemany(f"INSERT OR IGNORE INTO {TABLES[0]} VALUES (?, ?, ?, ?)", sorted(rows))
             waiting.clear()
-            self._damaged.clear()
+            self._to_replace.clear()
 
 
 def _digest(key: bytes, score: float) -> int:

@@ -81,11 +81,7 @@ class LanguageAgent(Agent):
         return actions
 
     def decide(
-        self,
-        prompts: Sequence[Sequence[Message]],
-        slots: int,
-        reads: int,
-        deterministic: bool = True,
+        self, prompts: Sequence[Sequence[Message]], slots: int, reads: int, deterministic: bool = True
     ) -> list[Decision]:
         """Return a decision for each prompt; what is malformed in one is left out and counted.
 
