@@ -270,6 +270,20 @@ def test_an_untrained_model_never_crashes_an_episode(task):
     assert sum(agent.malformed.values()) >= agent.bad
 
 
+def test_the_colder_the_likelier_decisions_are_drawn(cloned, demonstrations):
+    agent = LanguageAgent.load(cloned[0])
+    prompts = [one.prompt for one in demonstrations[:60]]
+    likeliest = agent.decide(prompts, 4, 2)
+
+    def share(temperature: float) -> float:
+        agent.temperature = temperature
+        drawn = agent.decide(prompts, 4, 2, deterministic=False)
+        return float(np.mean([one == best for one, best in zip(drawn, likeliest, strict=True)]))
+
+    assert share(0.01) == 1
+    assert share(1.0) > share(4.0) + 0.1
+
+
 def test_decisions_are_learned_where_the_model_is_not_sure(cloned, expert, lesson_env):
     agent = LanguageAgent.load(cloned[0])
     episodes: list[int] = []

@@ -184,6 +184,37 @@ def test_step_when_all_rest_is_an_error() -> None:
         env.step(NOTHING)
 
 
+def test_batches_play_every_transcript_once_and_leave_the_other_environments_at_rest() -> None:
+    env = of_lengths(4, 7, 3, 5, autoreset=False)
+    env.reset()  # what is under way is given up
+    finished: list[int] = []
+    played: list[tuple[int, list[int], int]] = []
+    for first, observation in env.batches([3, 1, 1, 0], finished.append):
+        assert observation in env.observation_space
+        assert not observation["slot_features"][~env.resting].any()
+        transcripts = env.episodes.transcript_index[~env.resting].tolist()
+        steps = 0
+        while not env.resting.all():
+            steps += int((~env.resting).sum())
+            observation, *_ = env.step(np.array([[1, 0, 0]] * 3))
+        played.append((first, transcripts, steps))
+    assert played == [(0, [3, 1, 1], 4 + 6 + 6), (3, [0], 3)]
+    assert finished == [3, 1]
+    assert list(env.batches([])) == []
+
+
+def test_batches_are_played_to_their_end() -> None:
+    env = of_lengths(4, 7, autoreset=False)
+    batches = env.batches([0, 1, 0, 1])
+    next(batches)
+    for _ in range(4):
+        env.step(NOTHING)
+    with pytest.raises(StmError, match="1 episodes are under way; step until all environments rest"):
+        next(batches)
+    with pytest.raises(StmError, match="make it with autoreset=False"):
+        next(of_lengths(4).batches([0]))
+
+
 def test_number_of_chosen_transcripts_must_fit() -> None:
     with pytest.raises(StmError, match="2 transcripts were given for 3 environments"):
         of_lengths(4).reset(options={"transcripts": [0, 0]})

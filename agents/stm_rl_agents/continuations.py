@@ -75,27 +75,22 @@ def moments(
     agent.start(env)
     episodes = env.episodes
     found: dict[int, list[Moment]] = {}
-    for first in range(0, len(indices), env.num_envs):
-        chunk = list(indices[first : first + env.num_envs])
-        mask = np.arange(env.num_envs) < len(chunk)
-        observation, _ = env.reset(options={"reset_mask": mask, "transcripts": chunk})
-        active = mask.copy()
-        turns = [chosen_turns(episodes.current[row].transcript, episodes) for row in range(len(chunk))]
-        while active.any():
-            wanted = [r for r in np.flatnonzero(active).tolist() if int(episodes.step_index[r]) + 1 in turns[r]]
+    for first, observation in env.batches(indices, on_episodes):
+        playing = np.flatnonzero(~env.resting).tolist()
+        turns = {row: chosen_turns(episodes.current[row].transcript, episodes) for row in playing}
+        while not env.resting.all():
+            wanted = [r for r in np.flatnonzero(~env.resting).tolist() if int(episodes.step_index[r]) + 1 in turns[r]]
             before = {row: (state_of(episodes, row), episodes.held(row)) for row in wanted}
             actions = agent.act(observation, env.action_masks())
             decided = {row: _decision(episodes, row, actions[row], before[row][1]) for row in wanted}
             at = {row: (episodes.current[row], int(episodes.step_index[row])) for row in wanted}
-            observation, _, terminated, truncated, infos = env.step(actions)
+            observation, _, _, _, infos = env.step(actions)
             for row in wanted:
                 item, step = at[row]
                 notes = episodes.notes[row]
                 reads: list[int | str] = [notes.get(turn, turn) for turn in infos["read_turns"].get(row, [])]
                 moment = Moment(item, step + 1, reads, decided[row], before[row][0])
                 found.setdefault(first + row, []).append(moment)
-            active &= ~(terminated | truncated)
-        on_episodes(len(chunk))
     return [moment for number in sorted(found) for moment in found[number]]
 
 

@@ -112,29 +112,24 @@ def record(
         indices: Indices of the transcripts.
         on_episodes: Called with the number of episodes just finished.
     """
-    if env.autoreset:
-        raise StmError("the environment resets itself; make it with autoreset=False to record demonstrations")
     agent.start(env)
     episodes: list[DemoEpisode] = []
-    for first in range(0, len(indices), env.num_envs):
-        chunk = list(indices[first : first + env.num_envs])
-        active = np.arange(env.num_envs) < len(chunk)
-        observation, _ = env.reset(options={"reset_mask": active, "transcripts": chunk})
+    for _, observation in env.batches(indices, on_episodes):
+        playing = np.flatnonzero(~env.resting).tolist()
         steps: list[tuple[Observation, Masks, Actions, NDArray[np.float32], NDArray[np.float64]]] = []
         ends = np.zeros(env.num_envs, np.int64)
         ended_whole = np.zeros(env.num_envs, bool)
-        while active.any():
+        while not env.resting.all():
             masks = env.action_masks()
             actions = agent.act(observation, masks)
             stakes = getattr(agent, "stakes", np.ones(actions.shape, np.float32))
-            after, rewards, terminated, truncated, _ = env.step(actions)
+            ends += ~env.resting
+            after, rewards, terminated, _, _ = env.step(actions)
             steps.append((observation, masks, actions, stakes.astype(np.float32), rewards))
             observation = after
-            ends[active] += 1
             ended_whole |= terminated
-            active &= ~(terminated | truncated)
         seen = [step[0] for step in steps] + [observation]
-        for row in range(len(chunk)):
+        for row in playing:
             count = int(ends[row])
             episodes.append(
                 DemoEpisode(
@@ -147,5 +142,4 @@ def record(
                     env.episodes.current[row].transcript.id,
                 )
             )
-        on_episodes(len(chunk))
     return episodes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,9 @@ class MemoryVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
     The same seeds give the same trajectories as the scalar form. Episodes that end begin anew in
     the same step (``AutoresetMode.SAME_STEP``: ``infos["final_obs"]`` holds the last observation)
     or, with ``autoreset=False``, rest until ``reset`` with ``options={"reset_mask": ...}``.
+
+    Attributes:
+        resting: Which environments rest, shape ``(num_envs,)``.
     """
 
     def __init__(
@@ -86,6 +89,41 @@ class MemoryVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
             raise StmError(f"{len(picks)} transcripts were given for {len(rows)} environments; expected as many")
         self._start(rows, picks)
         return self.episodes.observe(), {}
+
+    def batches(
+        self, indices: Sequence[int], on_episodes: Callable[[int], None] = lambda count: None
+    ) -> Iterator[tuple[int, Observation]]:
+        """Begin transcripts once each, as many together as there are environments; the others rest.
+
+        Every batch is to be played until all environments rest::
+
+            for first, observation in env.batches(range(100)):
+                while not env.resting.all():
+                    observation, *_ = env.step(agent.act(observation, env.action_masks()))
+
+        Args:
+            indices: Indices of the transcripts.
+            on_episodes: Called with the number of episodes just finished, for a progress bar.
+
+        Yields:
+            How many transcripts the batches before had, and the first observation. Environment ``i`` plays transcript
+            ``indices[first + i]``.
+
+        Raises:
+            StmError: The environment resets itself, or a batch was left before its end.
+        """
+        if self.autoreset:
+            raise StmError("the environment resets itself; make it with autoreset=False to play transcripts once each")
+        self.resting[:] = True
+        for first in range(0, len(indices), self.num_envs):
+            chunk = list(indices[first : first + self.num_envs])
+            mask = np.arange(self.num_envs) < len(chunk)
+            observation, _ = self.reset(options={"reset_mask": mask, "transcripts": chunk})
+            yield first, observation
+            if not self.resting.all():
+                left = int((~self.resting).sum())
+                raise StmError(f"{left} episodes are under way; step until all environments rest before the next batch")
+            on_episodes(len(chunk))
 
     def _start(self, rows: NDArray[np.int64], picks: Sequence[dict[str, Any] | None]) -> None:
         transcripts = self.episodes.prepare.transcripts

@@ -110,21 +110,14 @@ def play(
     played = Played(*sums)  # type: ignore[arg-type]
     terms: dict[str, FloatArray] = {}
     records: dict[int, list[dict[str, Any]]] = {}
-    for first in range(0, len(episodes), size):
-        chunk = list(episodes[first : first + size])
-        mask = np.arange(size) < len(chunk)
-        observation, _ = env.reset(options={"reset_mask": mask, "transcripts": chunk})
-        active = mask.copy()
-        while active.any():
-            actions = agent.act(observation, env.action_masks())
-            observation, rewards, terminated, truncated, infos = env.step(actions)
-            _add(played, terms, first, active, rewards, infos)
-            for row in range(min(traces - first, len(chunk)) if traces > first else 0):
-                if active[row]:
-                    step = len(records.setdefault(first + row, []))
-                    records[first + row].append(_record(env, row, step, float(rewards[row]), infos))
-            active &= ~(terminated | truncated)
-        on_episodes(len(chunk))
+    for first, observation in env.batches(episodes, on_episodes):
+        while not env.resting.all():
+            rows = np.flatnonzero(~env.resting)
+            observation, rewards, _, _, infos = env.step(agent.act(observation, env.action_masks()))
+            _add(played, terms, first, rows, rewards, infos)
+            for row in rows[first + rows < traces].tolist():
+                step = len(records.setdefault(first + row, []))
+                records[first + row].append(_record(env, row, step, float(rewards[row]), infos))
     played.terms = {name: values.tolist() for name, values in terms.items()}
     for number, steps in records.items():
         index = int(episodes[number])
@@ -137,12 +130,11 @@ def _add(
     played: Played,
     terms: dict[str, FloatArray],
     first: int,
-    active: NDArray[np.bool_],
+    rows: NDArray[np.int64],
     rewards: FloatArray,
     infos: dict[str, Any],
 ) -> None:
     """Add one step to the sums of the episodes that are under way."""
-    rows = np.flatnonzero(active)
     at = first + rows
     played.returns[at] += rewards[rows]
     played.gains[at] += infos["coherence_gain"][rows]

@@ -93,17 +93,14 @@ def collect(
     if actor is not expert:
         actor.start(env)
     parts: list[dict[str, NDArray[Any]]] = []
-    for first in range(0, len(indices), env.num_envs):
-        chunk = list(indices[first : first + env.num_envs])
-        active = np.arange(env.num_envs) < len(chunk)
-        observation, _ = env.reset(options={"reset_mask": active, "transcripts": chunk})
-        while active.any():
+    for _, observation in env.batches(indices, on_episodes):
+        while not env.resting.all():
             masks = env.action_masks()
             advice = expert.advise()
             told, stakes = expert.decide(advice, masks, reads_of(observation, masks))
             actions = told.copy() if actor is expert else actor.act(observation, masks, deterministic=False)
             throw_off(actions, masks, observation["slots"].shape[1], noise, rng)
-            rows = np.flatnonzero(active)
+            rows = np.flatnonzero(~env.resting)
             parts.append(
                 {
                     **{f"observation/{name}": value[rows].astype(np.float16) for name, value in observation.items()},
@@ -114,9 +111,7 @@ def collect(
                     "read": advice.read[rows],
                 }
             )
-            observation, _, terminated, truncated, _ = env.step(actions)
-            active &= ~(terminated | truncated)
-        on_episodes(len(chunk))
+            observation, *_ = env.step(actions)
     return Lessons.joined([Lessons(part) for part in parts])
 
 

@@ -93,17 +93,14 @@ def demonstrate(
         actor.start(env)
     found: list[Demonstration] = []
     episodes = env.episodes
-    for first in range(0, len(indices), env.num_envs):
-        chunk = list(indices[first : first + env.num_envs])
-        active = np.arange(env.num_envs) < len(chunk)
-        observation, _ = env.reset(options={"reset_mask": active, "transcripts": chunk})
-        while active.any():
+    for _, observation in env.batches(indices, on_episodes):
+        while not env.resting.all():
             masks = env.action_masks()
             advice = expert.advise()
             most = reads_of(observation, masks)
             told, _ = expert.decide(advice, masks, most)
             reads = np.where(advice.read >= expert.level, advice.read, 0)  # noise is no stake
-            rows = np.flatnonzero(active).tolist()
+            rows = np.flatnonzero(~env.resting).tolist()
             seen = [prompt_of(episodes, row, short) for row in rows]  # before anything is done
             actions = told.copy() if actor is expert else actor.act(observation, masks, deterministic=False)
             for row, prompt in zip(rows, seen, strict=True):
@@ -122,9 +119,7 @@ def demonstrate(
                 else:
                     found.append(whole)
             throw_off(actions, masks, observation["slots"].shape[1], noise, rng)
-            observation, _, terminated, truncated, _ = env.step(actions)
-            active &= ~(terminated | truncated)
-        on_episodes(len(chunk))
+            observation, *_ = env.step(actions)
     return found
 
 

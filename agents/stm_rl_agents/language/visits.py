@@ -54,12 +54,9 @@ def visits_of(
     episodes = env.episodes
     slots, reads, short = episodes.settings.slots, episodes.settings.reads, is_short(agent.tokenizer)
     found: list[Visit] = []
-    for first in range(0, len(indices), env.num_envs):
-        chunk = list(indices[first : first + env.num_envs])
-        active = np.arange(env.num_envs) < len(chunk)
-        env.reset(options={"reset_mask": active, "transcripts": chunk})
-        while active.any():
-            rows = np.flatnonzero(active).tolist()
+    for _ in env.batches(indices, on_episodes):
+        while not env.resting.all():
+            rows = np.flatnonzero(~env.resting).tolist()
             prompts, states = [prompt_of(episodes, row, short) for row in rows], states_of(episodes, rows)
             twice = [prompt for prompt in prompts for _ in range(2)]
             drawn = agent.decide(twice, slots, reads, deterministic=False)
@@ -68,9 +65,7 @@ def visits_of(
             for row, decision in zip(rows, decisions, strict=True):
                 actions[row] = decision.apply(episodes, row)
             found += map(Visit, prompts, states, decisions, others)
-            _, _, terminated, truncated, _ = env.step(actions)
-            active &= ~(terminated | truncated)
-        on_episodes(len(chunk))
+            env.step(actions)
     return found
 
 
