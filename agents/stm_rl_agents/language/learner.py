@@ -87,6 +87,7 @@ class Learner:
         trainer.add_callback(make_callback(steps_of(Path(last))[0] if last else 0))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Setting `save_embedding_layers` to `True`", UserWarning)  # as it should
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # TRL's use
             trainer.train(resume_from_checkpoint=last)
         self.model = trainer.accelerator.unwrap_model(trainer.model)
         return int(trainer.state.global_step)
