@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +42,7 @@ SMALL = {
     "num_envs": 4,
     "horizons": [2],
     "validation_episodes": 2,
-    "trl": {"warmup_steps": 0},
+    "trl": {"warmup_steps": 0, "logging_steps": 1},
     "sft": {"noise": [0.2], "rows": 8, "rounds": 1, "validation_every": 0, "trl": {"per_device_train_batch_size": 4}},
     "grpo": {
         "rows": 4,
@@ -99,6 +100,7 @@ def test_imitation_then_reinforcement_then_evaluation(cli: Cli, tmp_path: Path) 
     )
     assert decided.code == 0, decided.err
     assert decided.out == ""
+    assert re.search(r"grpo · round 0, step 1 of 2 · return -?[\d.]+ · malformed [01]\.\d+\n", decided.err)
     assert json.loads((tmp_path / "g" / "language.json").read_text())["init"] == str(tmp_path / "sft")
     assert "Not evaluated." in (tmp_path / "g" / "model" / "README.md").read_text()
 

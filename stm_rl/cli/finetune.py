@@ -32,8 +32,8 @@ from stm_rl_agents.language.settings import DPO, PPO, FinetuneSettings, make_set
 from stm_rl_agents.loading import is_language
 from stm_rl_envs.vector import MemoryVectorEnv
 
-SHOWN = {"loss": "loss", "reward": "reward", "validation/return": "validation return"}
-"""What is shown of the rows that are logged, and as what."""
+SHOWN = {"return": "return", "malformed": "malformed", "validation/return": "validation return"}
+"""What is shown of rows that are logged, and as what; the loss only without a return, beside which it says nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +175,8 @@ def _progress(method: str, number: int) -> Iterator[Report]:
         def report(step: int, total: int, row: dict[str, Any]) -> None:
             nonlocal said
             text = f"{method} · round {number}, step {step} of {total}"
-            text += "".join(f" · {name} {row[key]:.3f}" for key, name in SHOWN.items() if key in row)
+            shown = SHOWN if "return" in row else {"loss": "loss", **SHOWN}
+            text += "".join(f" · {name} {row[key]:.3f}" for key, name in shown.items() if key in row)
             if status is not None and not row:
                 status.update(text)
             if "validation/return" in row or (row and step - said >= total / 10):
