@@ -52,11 +52,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
     GRPO: {
         "transcripts": 2000,
-        "rows": 14_400,
+        "rows": 19_200,
         "horizons": [4],
-        "validation_every": 300,
+        "validation_every": 100,
         "validation_episodes": 300,
-        "trl": {**DECIDING, "num_generations": 4, "max_steps": 900},
+        "trl": {**DECIDING, "per_device_train_batch_size": 256, "num_generations": 4, "learning_rate": 3e-4},
     },
     PPO: {
         "num_envs": 16,
